@@ -1,0 +1,26 @@
+"""The machines that we link for. Each file reads like its ABI document; this one finds them by name."""
+
+from __future__ import annotations
+
+import platform
+from importlib import import_module
+
+from jitlink.arches.architecture import Architecture
+
+FILE_OF = {"x86_64": ("x86_64", "X86_64"), "amd64": ("x86_64", "X86_64")}
+"""The module and the name in it of each architecture, under the names that platforms give it."""
+
+NAME_OF_ELF_MACHINE = {62: "x86_64"}
+
+
+def architecture(name: str) -> Architecture:
+    """Find an architecture by name, such as "x86_64". Raises KeyError when there is none."""
+    module, declared = FILE_OF[name.lower()]
+    found: Architecture = getattr(import_module(f"jitlink.arches.{module}"), declared)
+    return found
+
+
+def host_architecture() -> Architecture | None:
+    """The architecture of the running process, or None if we do not link for it."""
+    name = platform.machine().lower()
+    return architecture(name) if name in FILE_OF else None

@@ -1,0 +1,185 @@
+"""x86-64: relocation kinds, the PLT stub and GOT relaxation.
+
+Source: System V Application Binary Interface, AMD64 Architecture Processor Supplement (the x86-64
+psABI), version 1.0: section 4.4 for the relocation types, table 4.9 for their fields and formulas,
+appendix B.2 for the optimisation of GOTPCRELX. The checks are what the psABI demands of _32 and _32S,
+and for the rest what keeps the value that the program sees equal to the value computed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from jitlink.arches.architecture import Architecture, Stub
+from jitlink.arches.x86_64_support import SUPPORT
+from jitlink.columns import NO_ROWS, Rows
+from jitlink.formulas import (
+    GOT,
+    WORD8,
+    WORD16,
+    WORD32,
+    WORD64,
+    A,
+    G,
+    Kind,
+    KindTable,
+    L,
+    P,
+    S,
+    Through,
+    Z,
+    either,
+    signed,
+    unsigned,
+)
+from jitlink.graph import LinkGraph
+
+SHF_X86_64_LARGE = 0x10000000
+PSABI = "x86-64 psABI, table 4.9"
+PSABI_B2 = "x86-64 psABI, B.2"
+SLOT = Through.GOT_ENTRY
+RELAX = Through.RELAXABLE_GOT_ENTRY
+BRANCH = Through.BRANCH
+
+THREAD_LOCAL = "thread-local storage is not linked yet; compile with -femulated-tls, or keep the variable in a library"
+DYNAMIC = "it belongs into executables and shared objects, not into relocatable ones"
+VTABLE = "it served the vtable garbage collection of old GNU linkers; compile without -fvtable-gc"
+
+# fmt: off
+KINDS = KindTable([
+    #    name                           number  value            field   check
+    Kind("R_X86_64_NONE",               0),
+    Kind("R_X86_64_64",                 1,      S + A,           WORD64, source=PSABI),
+    Kind("R_X86_64_PC32",               2,      S + A - P,       WORD32, signed(32), source=PSABI),
+    Kind("R_X86_64_GOT32",              3,      G + A,           WORD32, signed(32), SLOT, source=PSABI),
+    Kind("R_X86_64_PLT32",              4,      L + A - P,       WORD32, signed(32), BRANCH, source=PSABI),
+    Kind("R_X86_64_COPY",               5,      reason=DYNAMIC),
+    Kind("R_X86_64_GLOB_DAT",           6,      reason=DYNAMIC),
+    Kind("R_X86_64_JUMP_SLOT",          7,      reason=DYNAMIC),
+    Kind("R_X86_64_RELATIVE",           8,      reason=DYNAMIC),
+    Kind("R_X86_64_GOTPCREL",           9,      G + GOT + A - P, WORD32, signed(32), SLOT, source=PSABI),
+    Kind("R_X86_64_32",                 10,     S + A,           WORD32, unsigned(32), source=PSABI),
+    Kind("R_X86_64_32S",                11,     S + A,           WORD32, signed(32), source=PSABI),
+    Kind("R_X86_64_16",                 12,     S + A,           WORD16, either(16), source=PSABI),
+    Kind("R_X86_64_PC16",               13,     S + A - P,       WORD16, signed(16), source=PSABI),
+    Kind("R_X86_64_8",                  14,     S + A,           WORD8,  either(8), source=PSABI),
+    Kind("R_X86_64_PC8",                15,     S + A - P,       WORD8,  signed(8), source=PSABI),
+    Kind("R_X86_64_DTPMOD64",           16,     reason=DYNAMIC),
+    Kind("R_X86_64_DTPOFF64",           17,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_TPOFF64",            18,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_TLSGD",              19,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_TLSLD",              20,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_DTPOFF32",           21,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_GOTTPOFF",           22,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_TPOFF32",            23,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_PC64",               24,     S + A - P,       WORD64, source=PSABI),
+    Kind("R_X86_64_GOTOFF64",           25,     S + A - GOT,     WORD64, source=PSABI),
+    Kind("R_X86_64_GOTPC32",            26,     GOT + A - P,     WORD32, signed(32), source=PSABI),
+    Kind("R_X86_64_GOT64",              27,     G + A,           WORD64, through=SLOT, source=PSABI),
+    Kind("R_X86_64_GOTPCREL64",         28,     G + GOT - P + A, WORD64, through=SLOT, source=PSABI),
+    Kind("R_X86_64_GOTPC64",            29,     GOT - P + A,     WORD64, source=PSABI),
+    Kind("R_X86_64_GOTPLT64",           30,     G + A,           WORD64, through=SLOT, source=PSABI),
+    Kind("R_X86_64_PLTOFF64",           31,     L - GOT + A,     WORD64, source=PSABI),
+    Kind("R_X86_64_SIZE32",             32,     Z + A,           WORD32, either(32), source=PSABI),
+    Kind("R_X86_64_SIZE64",             33,     Z + A,           WORD64, source=PSABI),
+    Kind("R_X86_64_GOTPC32_TLSDESC",    34,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_TLSDESC_CALL",       35,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_TLSDESC",            36,     reason=DYNAMIC),
+    Kind("R_X86_64_IRELATIVE",          37,     reason=DYNAMIC),
+    Kind("R_X86_64_RELATIVE64",         38,     reason=DYNAMIC),
+    # The two of the withdrawn MPX extension: a branch with a BND prefix is a branch.
+    Kind("R_X86_64_PC32_BND",           39,     S + A - P,       WORD32, signed(32), source=PSABI),
+    Kind("R_X86_64_PLT32_BND",          40,     L + A - P,       WORD32, signed(32), BRANCH, source=PSABI),
+    Kind("R_X86_64_GOTPCRELX",          41,     G + GOT + A - P, WORD32, signed(32), RELAX, source=PSABI_B2),
+    Kind("R_X86_64_REX_GOTPCRELX",      42,     G + GOT + A - P, WORD32, signed(32), RELAX, source=PSABI_B2),
+    Kind("R_X86_64_CODE_4_GOTPCRELX",   43,     G + GOT + A - P, WORD32, signed(32), RELAX, source=PSABI_B2),
+    Kind("R_X86_64_CODE_4_GOTTPOFF",    44,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_CODE_4_GOTPC32_TLSDESC", 45, reason=THREAD_LOCAL),
+    Kind("R_X86_64_CODE_5_GOTPCRELX",   46,     G + GOT + A - P, WORD32, signed(32), SLOT, source=PSABI_B2),
+    Kind("R_X86_64_CODE_5_GOTTPOFF",    47,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_CODE_5_GOTPC32_TLSDESC", 48, reason=THREAD_LOCAL),
+    Kind("R_X86_64_CODE_6_GOTPCRELX",   49,     G + GOT + A - P, WORD32, signed(32), SLOT, source=PSABI_B2),
+    Kind("R_X86_64_CODE_6_GOTTPOFF",    50,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_CODE_6_GOTPC32_TLSDESC", 51, reason=THREAD_LOCAL),
+    Kind("R_X86_64_GNU_VTINHERIT",      250,    reason=VTABLE),
+    Kind("R_X86_64_GNU_VTENTRY",        251,    reason=VTABLE),
+    # What relaxation makes of GOTPCRELX (psABI B.2): the opcode is rewritten beside the field.
+    Kind("GOTPCRELX, mov to lea",       -1,     S + A - P,       WORD32, signed(32), rewrites=((-2, 0x8D),)),
+    Kind("GOTPCRELX, call to direct",   -1,     S + A - P,       WORD32, signed(32), rewrites=((-2, 0x67), (-1, 0xE8))),
+    Kind("GOTPCRELX, jmp to direct",    -1,     S + A - P,       WORD32, signed(32), rewrites=((-1, 0xE9), (4, 0x90))),
+    # A GOT entry that the linker fills with what the IFUNC resolver at S returns.
+    Kind("IFUNC resolver",              -1,     S + A,           WORD64),
+])
+# fmt: on
+
+AS_LEA = KINDS.by_name["GOTPCRELX, mov to lea"]
+AS_CALL = KINDS.by_name["GOTPCRELX, call to direct"]
+AS_JUMP = KINDS.by_name["GOTPCRELX, jmp to direct"]
+
+# The addend of a field that ends its instruction: RIP points 4 bytes past the field's start.
+FIELD_ENDS_INSTRUCTION = -4
+
+
+def relax(graph: LinkGraph, rows: Rows) -> tuple[Rows, Rows]:
+    """Find the relaxed form of GOT loads whose target is near.
+
+    rows: int64[n], edges of the GOTPCRELX kinds. Returns (kind, shift), int64[n] each: the kind of the
+    rewritten instruction, or 0 if it has none, and by how much its field moves. A call keeps its length
+    by an address-size prefix; a jump starts one byte earlier and is followed by a nop, so that the
+    return address of a call and the end of a jump stay what they were. Source: psABI B.2.
+    """
+    opcode, operand = bytes_before(graph, rows)
+    ends_instruction = graph.edges.addend[rows] == FIELD_ENDS_INSTRUCTION
+    # ModRM of a RIP-relative operand has mod = 0 and r/m = 5.
+    load = (opcode == 0x8B) & ((operand & 0xC7) == 0x05)
+    call = (opcode == 0xFF) & (operand == 0x15)
+    jump = (opcode == 0xFF) & (operand == 0x25)
+    kind = np.where(load, AS_LEA, np.where(call, AS_CALL, np.where(jump, AS_JUMP, 0)))
+    return np.where(ends_instruction, kind, 0), np.where(jump & ends_instruction, -1, 0)
+
+
+def is_branch(graph: LinkGraph, rows: Rows) -> npt.NDArray[np.bool_]:
+    """Say which edges sit in the operand of a call, jmp or jcc: rows int64[n] gives bool[n].
+
+    Assemblers before binutils 2.31 and hand-written objects use PC32 where PLT32 is meant.
+    """
+    before, opcode = bytes_before(graph, rows)
+    direct = (opcode == 0xE8) | (opcode == 0xE9)
+    conditional = (before == 0x0F) & ((opcode & 0xF0) == 0x80)
+    executable = graph.sections.protection[graph.blocks.section[graph.edges.block[rows]]] & 4 != 0
+    branch: npt.NDArray[np.bool_] = (direct | conditional) & executable
+    return branch & (graph.edges.addend[rows] == FIELD_ENDS_INSTRUCTION)
+
+
+def bytes_before(graph: LinkGraph, rows: Rows) -> tuple[Rows, Rows]:
+    """Read the two bytes before each fixup; zeroes where the block starts in between or is not in the pool."""
+    offset = graph.edges.offset[rows]
+    block = graph.edges.block[rows]
+    place = graph.blocks.content[block] + offset
+    inside = (offset >= 2) & (place < len(graph.pool)) & ~graph.blocks.zero_fill[block]
+    if not len(graph.pool):
+        return NO_ROWS.repeat(0), NO_ROWS.repeat(0)
+    place = np.where(inside, place, 2)
+    first = np.where(inside, graph.pool[place - 2], 0)
+    second = np.where(inside, graph.pool[place - 1], 0)
+    return first, second
+
+
+X86_64 = Architecture(
+    name="x86_64",
+    elf_machine=62,
+    kinds=KINDS,
+    pointer="R_X86_64_64",
+    resolver_pointer="IFUNC resolver",
+    # jmp *slot(%rip), then int3 to fill eight bytes.
+    stub=Stub(bytes.fromhex("ff2500000000cccc"), 8, ((2, "R_X86_64_PC32", -4),)),
+    reach=1 << 31,
+    absolute={"R_X86_64_32": 1 << 32, "R_X86_64_32S": 1 << 31},
+    pc_relative=("R_X86_64_PC32",),
+    is_branch=is_branch,
+    relax=relax,
+    trap=0xCC,
+    large_section_flag=SHF_X86_64_LARGE,
+    support=SUPPORT,
+)

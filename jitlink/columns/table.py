@@ -1,0 +1,147 @@
+"""Tables of columns, declared like a schema, and the row views that people hold.
+
+A table is a class whose attributes are columns; each instance holds one NumPy array for each column.
+Row 0 is the null row: a reference to nothing is 0, and gathering through it gives neutral values
+without a mask (ELF reserves symbol 0 for the same reason).
+
+Passes work on whole columns (`blocks.address[edges.block]`). People ask for a row (`blocks[3]`) and
+get a thin view that holds the table and the row number and reads the columns when asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Generic, Self, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from jitlink.columns.rows import Rows
+
+
+class ColumnDeclaration:
+    """What a column holds: its dtype, what its values mean, and the table that they refer to."""
+
+    def __init__(self, dtype: str, *, doc: str, unit: str = "", refers: str = "") -> None:
+        self.dtype = np.dtype(dtype)
+        self.doc = doc
+        self.unit = unit
+        self.refers = refers
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    # The array of an instance lies in its __dict__, which Python prefers to a descriptor without
+    # __set__: passes read a column at the price of a plain attribute.
+    @overload
+    def __get__(self, table: None, owner: type) -> ColumnDeclaration: ...
+    @overload
+    def __get__(self, table: Table[Any], owner: type) -> npt.NDArray[Any]: ...
+    def __get__(self, table: Table[Any] | None, owner: type) -> ColumnDeclaration | npt.NDArray[Any]:
+        if table is None:
+            return self
+        raise AttributeError(f"{owner.__name__} holds no column {self.name}")
+
+
+def column(dtype: str, *, doc: str, unit: str = "", refers: str = "") -> Any:
+    """Declare a column of a Table; typed as Any since instances hold the array itself."""
+    return ColumnDeclaration(dtype, doc=doc, unit=unit, refers=refers)
+
+
+class Row:
+    """One row of a table, seen as an object. Reads the columns live."""
+
+    __slots__ = ("_moves", "row", "table")
+
+    def __init__(self, table: Table[Any], row: int) -> None:
+        self.table = table
+        self.row = row
+        self._moves = len(table.moves)
+
+    def read(self, column: str) -> Any:
+        """Read the value of a column in this row, as a Python value.
+
+        Raises RuntimeError when a pass has moved the rows since this view was made.
+        """
+        if self._moves != len(self.table.moves):
+            raise RuntimeError(f"this view is stale: {self.table.moves[-1]} moved the rows of {self.table!r}")
+        return getattr(self.table, column)[self.row].item()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Row) and other.table is self.table and other.row == self.row
+
+    def __hash__(self) -> int:
+        return hash((id(self.table), self.row))
+
+
+View = TypeVar("View", bound=Row)
+
+
+class Table(Generic[View]):
+    """Columns of equal length whose row 0 is the null row."""
+
+    declarations: dict[str, ColumnDeclaration] = {}
+    moves: list[str]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = {name: made for name, made in vars(cls).items() if isinstance(made, ColumnDeclaration)}
+        cls.declarations = {**cls.declarations, **own}
+
+    def __init__(self) -> None:
+        self.moves = []
+        for name, declared in self.declarations.items():
+            self.__dict__[name] = np.zeros(1, declared.dtype)
+
+    def __len__(self) -> int:
+        for name in self.declarations:
+            return len(self.__dict__[name])
+        return 0
+
+    def fill(self, **columns: npt.NDArray[Any]) -> Self:
+        """Take whole columns, null row included; a column that is not given is all zero.
+
+        columns: arrays of one length, of the declared dtype (a column of another dtype is converted).
+        """
+        rows = len(next(iter(columns.values())))
+        for name, declared in self.declarations.items():
+            given = columns.get(name)
+            self.__dict__[name] = (
+                np.zeros(rows, declared.dtype) if given is None else given.astype(declared.dtype, copy=False)
+            )
+        return self
+
+    def append(self, count: int, **columns: Any) -> Rows:
+        """Add count rows at the end; each column is given an array or one value for all of them.
+
+        Returns int64[count], the new row numbers. A column that is not given is zero.
+        """
+        first = len(self)
+        for name, declared in self.declarations.items():
+            added = np.zeros(count, declared.dtype)
+            if name in columns:
+                added[:] = columns[name]
+            self.__dict__[name] = np.concatenate((self.__dict__[name], added))
+        return np.arange(first, first + count)
+
+    def take(self, rows: Rows, by: str) -> None:
+        """Reorder or drop rows; by names the pass, for the message of a view that went stale."""
+        for name in self.declarations:
+            self.__dict__[name] = self.__dict__[name][rows]
+        self.moves.append(by)
+
+    def view(self, row: int) -> View:
+        """Make the view of one row. Subclasses say which sort of view."""
+        raise NotImplementedError
+
+    def __getitem__(self, row: int) -> View:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {self!r}")
+        return self.view(row % len(self))
+
+    def __iter__(self) -> Iterator[View]:
+        return (self.view(row) for row in range(1, len(self)))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__.lower()}: {len(self) - 1} rows>"

@@ -1,0 +1,127 @@
+"""Fixups: one engine that applies a relocation kind to all its edges at once.
+
+The kinds are data (see jitlink.formulas). For each kind that occurs, the engine gathers the letters of
+its formula as columns over the edges, computes all values, checks all of them, and only then writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jitlink.columns import Buffer, Column, Rows, as_address
+from jitlink.errors import OutOfRange, Place
+from jitlink.formulas import Addresses, Kind
+from jitlink.graph import LinkGraph
+
+
+class EdgeLetters(dict[str, Any]):
+    """The letters of a formula for some edges, each computed when the formula first asks for it."""
+
+    def __init__(self, graph: LinkGraph, rows: Rows, addresses: Addresses, got: np.uint64) -> None:
+        super().__init__()
+        self.graph = graph
+        self.rows = rows
+        self.addresses = addresses
+        self.got = got
+
+    def __missing__(self, letter: str) -> Any:
+        value = self[letter] = self._compute(letter)
+        return value
+
+    def _compute(self, letter: str) -> Any:
+        edges = self.graph.edges
+        if letter in ("S", "L"):
+            return self.addresses[edges.target[self.rows]]
+        if letter == "A":
+            return as_address(edges.addend[self.rows])
+        if letter == "P":
+            block = edges.block[self.rows]
+            return self.graph.blocks.address[block] + as_address(edges.offset[self.rows])
+        if letter == "G":
+            return self["S"] - self.got
+        if letter == "GOT":
+            return self.got
+        if letter == "Z":
+            return self.graph.symbols.size[edges.target[self.rows]]
+        raise KeyError(letter)
+
+
+def values_of(kind: Kind, letters: EdgeLetters) -> Addresses:
+    """Compute the formula of a kind for the edges of letters. Returns uint64[edges]."""
+    with np.errstate(over="ignore"):
+        values: Addresses = np.broadcast_to(kind.value.of(letters), len(letters.rows))
+    return values
+
+
+def apply_fixups(
+    graph: LinkGraph,
+    image: Buffer,
+    positions: Column,
+    addresses: Addresses,
+    got: int,
+    advise: Callable[[Kind, int], str],
+) -> None:
+    """Apply every edge of live blocks. Needs final addresses; leaves a checked image.
+
+    image: uint8[bytes]. positions: int64[blocks], where each block starts in image. addresses:
+    uint64[symbols]. got: address of the GOT. advise: says what a person can do about an edge that is
+    out of range, given its kind and its row. Raises OutOfRange before anything of that kind is written.
+    """
+    edges = graph.edges
+    kinds = graph.target.kinds
+    kind_of_edge = edges.kind
+    live = graph.blocks.live[edges.block]
+    all_live = bool(live[1:].all())
+    for number in np.bincount(kind_of_edge).nonzero()[0].tolist():
+        kind: Kind = kinds[number]  # type: ignore[assignment]
+        if not kind.applied:
+            continue
+        of_kind = kind_of_edge == number
+        rows = (of_kind if all_live else of_kind & live).nonzero()[0]
+        apply_kind(graph, image, positions, kind, EdgeLetters(graph, rows, addresses, np.uint64(got)), advise)
+
+
+def apply_kind(
+    graph: LinkGraph,
+    image: Buffer,
+    positions: Column,
+    kind: Kind,
+    letters: EdgeLetters,
+    advise: Callable[[Kind, int], str],
+) -> None:
+    """Apply one kind to the edges of letters: compute all, check all, then write all."""
+    values = values_of(kind, letters)
+    bad = kind.check.bad(values)
+    if bad is not None and bad.any():
+        raise out_of_range(graph, kind, letters.rows[bad], values[bad], advise)
+    edges = graph.edges
+    places = positions[edges.block[letters.rows]] + edges.offset[letters.rows]
+    kind.field.store(image, places, values)
+    for distance, byte in kind.rewrites:
+        image[places + distance] = byte
+
+
+def out_of_range(
+    graph: LinkGraph, kind: Kind, rows: Rows, values: Addresses, advise: Callable[[Kind, int], str]
+) -> OutOfRange:
+    """Make the error for edges whose values do not fit."""
+    readable = [kind.check.readable(value) for value in values]
+    return OutOfRange(
+        kind=kind.name,
+        formula=str(kind.value),
+        rule=kind.check.rule(readable[0]),
+        places=[place_of(graph, row) for row in rows.tolist()],
+        targets=[graph.edges[row].target.name or graph.edges[row].target.kind.name.lower() for row in rows.tolist()],
+        values=readable,
+        hint=advise(kind, int(rows[0])),
+    )
+
+
+def place_of(graph: LinkGraph, edge: int) -> Place:
+    """Say where an edge is, in the words of an error."""
+    row = graph.edges[edge]
+    return Place(row.block.input, row.block.section.name, row.offset)
+

@@ -1,0 +1,219 @@
+"""What a relocation kind says: its formula, the field it is written to, and the check on the way.
+
+A kind is a row of a table that reads like the table in its ABI document::
+
+    Kind("R_X86_64_PC32", 2, S + A - P, WORD32, signed(32)),
+
+`S + A - P` is a Value: it prints as the ABI prints it and evaluates over whole columns, so what the
+documentation shows and what the linker computes are the same object. The letters are those of the
+x86-64 psABI (section 4.4.1) and of AAELF64, in one common meaning:
+
+    S    address of the symbol that the edge points at
+    A    addend
+    P    place: address of the fixup
+    G    offset of the symbol's GOT entry from the start of the GOT
+    GOT  address of the GOT
+    L    address of the symbol's PLT entry, or of the symbol where it needs none
+    Z    size of the symbol
+
+Arithmetic is modulo 2**64, on uint64 columns, as the ABI documents have it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jitlink.columns import Buffer, Column, as_signed, load_records, store_records
+
+Addresses = npt.NDArray[np.uint64]
+Letters = Mapping[str, Any]
+
+
+class Value:
+    """A formula over the letters of the ABI documents; prints as they print it."""
+
+    def __init__(self, text: str, letters: frozenset[str], of: Callable[[Letters], Any]) -> None:
+        self.text = text
+        self.letters = letters
+        self.of = of
+
+    def __add__(self, other: Value) -> Value:
+        left, right = self.of, other.of
+        return Value(
+            f"{self.text} + {other.text}", self.letters | other.letters, lambda columns: left(columns) + right(columns)
+        )
+
+    def __sub__(self, other: Value) -> Value:
+        left, right = self.of, other.of
+        return Value(
+            f"{self.text} - {other.text}", self.letters | other.letters, lambda columns: left(columns) - right(columns)
+        )
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def letter(name: str) -> Value:
+    """Make the formula that is one letter."""
+    return Value(name, frozenset((name,)), lambda columns: columns[name])
+
+
+S, A, P, G, GOT, L, Z = map(letter, ("S", "A", "P", "G", "GOT", "L", "Z"))
+NOTHING = Value("none", frozenset(), lambda columns: None)
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where the bits of a value go: here, the whole of a little-endian word.
+
+    word: the dtype of the word.
+    """
+
+    word: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Of the word, in bytes."""
+        return self.word.itemsize
+
+    def store(self, image: Buffer, positions: Column, values: Addresses) -> None:
+        """Write values into their words. image: uint8; positions: int64[n], of the words; values: uint64[n]."""
+        store_records(image, positions, values.astype(self.word))
+
+    def load(self, image: Buffer, positions: Column) -> npt.NDArray[np.int64]:
+        """Read back what is in the words, sign-extended: the addend of a relocation that has none of its own."""
+        return load_records(image, positions, self.word).view(self.word.str.replace("u", "i")).astype(np.int64)
+
+    def __str__(self) -> str:
+        return f"word{8 * self.size}" if self.size else "none"
+
+
+WORD8, WORD16, WORD32, WORD64 = (Field(np.dtype(f"<u{size}")) for size in (1, 2, 4, 8))
+NO_FIELD = Field(np.dtype("V0"))
+
+
+@dataclass(frozen=True)
+class Check:
+    """Which values fit: a half-open interval and an alignment; low is high where all values do."""
+
+    low: int
+    high: int
+    align: int = 1
+
+    def bad(self, values: Addresses) -> npt.NDArray[np.bool_] | None:
+        """Find the values that do not fit. values: uint64[n]. Returns bool[n], or None for an open check."""
+        wrong = None
+        if self.low < self.high:
+            # One comparison for both ends: values below low wrap around to the top.
+            wrong = (values - np.uint64(self.low & (1 << 64) - 1)) >= np.uint64(self.high - self.low)
+        if self.align > 1:
+            misaligned = (values & np.uint64(self.align - 1)) != 0
+            wrong = misaligned if wrong is None else wrong | misaligned
+        return wrong
+
+    def readable(self, value: np.uint64) -> int:
+        """The value as people read it under this check: signed where the interval reaches below zero."""
+        return int(as_signed(np.array([value]))[0]) if self.low < 0 else int(value)
+
+    def rule(self, value: int) -> str:
+        """Say which part of the check a value breaks."""
+        if self.low < self.high and not self.low <= value < self.high:
+            low = f"-{-self.low:#x}" if self.low < 0 else f"{self.low:#x}"
+            return f"is outside [{low}, {self.high:#x})"
+        return f"is not a multiple of {self.align}"
+
+    def __str__(self) -> str:
+        if self.low >= self.high:
+            interval = "no check"
+        else:
+            low = f"-2**{(-self.low).bit_length() - 1}" if self.low else "0"
+            interval = f"[{low}, 2**{self.high.bit_length() - 1})"
+        return f"{interval}, multiple of {self.align}" if self.align > 1 else interval
+
+
+def signed(bits: int, align: int = 1) -> Check:
+    """Allow what a two's complement field of that many bits can hold."""
+    return Check(-(1 << bits - 1), 1 << bits - 1, align)
+
+
+def unsigned(bits: int, align: int = 1) -> Check:
+    """Allow what an unsigned field of that many bits can hold."""
+    return Check(0, 1 << bits, align)
+
+
+def either(bits: int) -> Check:
+    """Allow what fits the field read either way, since the ABI does not say which it is."""
+    return Check(-(1 << bits - 1), 1 << bits)
+
+
+ANY_VALUE = Check(0, 0)
+
+
+class Through(enum.IntEnum):
+    """What the target of an edge has to be turned into before the formula can be computed."""
+
+    DIRECT = 0
+    GOT_ENTRY = 1
+    """The symbol's GOT entry."""
+    RELAXABLE_GOT_ENTRY = 2
+    """The symbol's GOT entry, or the symbol itself if the instruction is rewritten."""
+    BRANCH = 3
+    """The symbol, or a stub that jumps to it where the symbol is out of reach."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A relocation kind: a row of an ABI document's table.
+
+    Attributes: name and number as the ABI document has them; value, field, check; through (what the
+    target becomes first); rewrites (opcode bytes that the kind puts beside its field, as pairs of an
+    offset from the field and a byte); reason (why the kind is not supported; empty if it is); source
+    (the section of the ABI document). The kinds that a relaxation makes have a negative number.
+    """
+
+    name: str
+    number: int
+    value: Value = NOTHING
+    field: Field = NO_FIELD
+    check: Check = ANY_VALUE
+    through: Through = Through.DIRECT
+    rewrites: tuple[tuple[int, int], ...] = ()
+    reason: str = ""
+    source: str = ""
+
+    @property
+    def applied(self) -> bool:
+        """Whether the kind writes anything."""
+        return self.field.size > 0
+
+
+class KindTable(Sequence[Kind]):
+    """The kinds of an architecture, numbered by row, with columns over the rows.
+
+    Columns: size (int64[kinds], bytes of the field), through (uint8[kinds]), supported (bool[kinds]);
+    row_of_elf (int64[...]): the row of each ELF relocation number, 0 where there is no such number.
+    """
+
+    def __init__(self, kinds: Sequence[Kind]) -> None:
+        self.rows = tuple(kinds)
+        self.size = np.array([kind.field.size for kind in kinds], np.int64)
+        self.through = np.array([kind.through for kind in kinds], np.uint8)
+        self.supported = np.array([not kind.reason for kind in kinds])
+        self.applied = np.array([kind.applied for kind in kinds])
+        self.by_name = {kind.name: row for row, kind in enumerate(kinds)}
+        self.row_of_elf = np.full(max(kind.number for kind in kinds) + 2, -1, np.int64)
+        for row, kind in enumerate(kinds):
+            if kind.number >= 0:
+                self.row_of_elf[kind.number] = row
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.rows[row]
+
+    def __len__(self) -> int:
+        return len(self.rows)

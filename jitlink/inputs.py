@@ -1,0 +1,284 @@
+"""Inputs: from what a caller names to objects in one buffer.
+
+A path, bytes, or a link graph. What an input is, its content decides and not its name: an ELF object,
+an archive of objects (also of archives, and thin ones whose members are files of their own), or LLVM
+IR, which is compiled first. All bytes of one call are put into one buffer, the pool, so that the reader
+can look at all objects at once.
+
+Files are read, not mapped: a mapped file that another process cuts short would end ours.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from jitlink.arches.architecture import Architecture
+from jitlink.columns import Buffer
+from jitlink.errors import MalformedInput, UnreadableInput, UnsupportedInput
+from jitlink.formats.archive import Archive, is_archive, read_archive
+from jitlink.formats.batch import Batch
+from jitlink.formats.elf import is_elf, machine_of, read_elf
+from jitlink.graph import PADDING, Definition, LinkGraph, Scope
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | LinkGraph
+
+DEEPEST_NESTING = 8
+"""Archives in archives: no build makes more than two levels."""
+BITCODE = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")
+IR_TEXT = re.compile(rb"\s*(;|source_filename\s*=|target (datalayout|triple)|define |declare |module asm|@[\w.\"$-]+\s*=)")
+SMALLEST_HEADER = 20
+OTHER_FORMATS = {
+    b"\xcf\xfa\xed\xfe": "a Mach-O file",
+    b"\xca\xfe\xba\xbe": "a universal Mach-O file",
+    b"\x64\x86": "a COFF object for x86-64",
+    b"\x64\xaa": "a COFF object for ARM64",
+    b"MZ": "a Windows executable",
+    b"\0asm": "a WebAssembly module",
+}
+
+
+@dataclass
+class Member:
+    """One object of a pool."""
+
+    name: str
+    start: int
+    size: int
+
+
+@dataclass
+class Library:
+    """An archive whose members are taken as they are needed.
+
+    Attributes: name, members (only those that have content), inputs (the pool they lie in), archive.
+    """
+
+    name: str
+    members: list[Member]
+    inputs: Inputs
+    archive: Archive
+    taken: set[int] = field(default_factory=set)
+    _index: dict[bytes, int] | None = None
+
+    def index(self, target: Architecture) -> dict[bytes, int]:
+        """Which member defines each name: the archive's own symbol index, or one made from its members."""
+        if self._index is None:
+            index = self.archive.index()
+            self._index = self._scan(target) if index is None else index
+        return self._index
+
+    def _scan(self, target: Architecture) -> dict[bytes, int]:
+        """Make the index of an archive that has none (`ar rcS`)."""
+        graph = self.inputs.read(self.members, target)
+        symbols = graph.symbols
+        defined = (symbols.scope != Scope.LOCAL) & (symbols.definition != Definition.UNDEFINED)
+        rows = defined.nonzero()[0]
+        found = zip(graph.names_at(symbols.name[rows]), (symbols.input[rows] - 1).tolist(), strict=True)
+        return dict(reversed(list(found)))
+
+    def take(self, name: bytes, target: Architecture) -> Member | None:
+        """Take the member that defines a name; None if there is none or it was taken before."""
+        row = self.index(target).get(name)
+        if row is None or row in self.taken:
+            return None
+        self.taken.add(row)
+        return self.members[row]
+
+
+@dataclass
+class Inputs:
+    """What the sources of one call hold.
+
+    Attributes: pool (all bytes), objects (to be linked), libraries (whose members are taken as they are
+    needed), graphs (given as such).
+    """
+
+    pool: Buffer
+    objects: list[Member] = field(default_factory=list)
+    libraries: list[Library] = field(default_factory=list)
+    graphs: list[LinkGraph] = field(default_factory=list)
+
+    def read(self, members: Sequence[Member], target: Architecture, *, everything: bool = False) -> LinkGraph:
+        """Read objects of the pool into one link graph."""
+        starts = np.array([member.start for member in members], np.int64)
+        sizes = np.array([member.size for member in members], np.int64)
+        batch = Batch(self.pool, [member.name for member in members], starts, sizes)
+        return read_elf(batch, target, everything=everything)
+
+    def machine(self) -> int | None:
+        """The e_machine of the first object, or None where there is no object."""
+        first = self._first_object()
+        if first is None or first.size < SMALLEST_HEADER:
+            return None
+        return machine_of(self.pool[first.start : first.start + SMALLEST_HEADER].tobytes())
+
+    def first_name(self) -> str | None:
+        """The name of the first object."""
+        first = self._first_object()
+        return first.name if first else None
+
+    def _first_object(self) -> Member | None:
+        first = self.objects[:1] or [member for library in self.libraries for member in library.members[:1]]
+        return first[0] if first else None
+
+
+def collect(sources: Iterable[Source], *, whole_archive: bool = False) -> Inputs:
+    """Read all sources into one pool and find out what they are.
+
+    whole_archive: take all members of archives as objects. Raises InputError, naming the source.
+    """
+    graphs = []
+    contents: list[tuple[str, _Content]] = []
+    for source in sources:
+        if isinstance(source, LinkGraph):
+            graphs.append(source)
+        else:
+            contents.append(_open(source, len(contents)))
+    pool, members = _pooled(contents)
+    inputs = Inputs(pool, graphs=graphs)
+    sorter = _Sorter(inputs, whole_archive)
+    for (_, content), member in zip(contents, members, strict=True):
+        sorter.sort(member, content.path)
+    return inputs
+
+
+@dataclass
+class _Content:
+    """Bytes, or a file that has them: size bytes in either case."""
+
+    size: int
+    data: bytes | memoryview | None = None
+    path: Path | None = None
+
+    def copy_to(self, destination: memoryview, name: str) -> None:
+        if self.data is not None:
+            destination[:] = self.data
+            return
+        assert self.path is not None
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                read = file.readinto(destination)
+        except OSError as error:
+            raise UnreadableInput(str(error.strerror), input=name) from error
+        if read != self.size:
+            raise UnreadableInput("it changed while it was read", input=name)
+
+
+def _open(source: str | os.PathLike[str] | bytes | bytearray | memoryview, number: int) -> tuple[str, _Content]:
+    """Find the name and the size of a source, and compile it if it is LLVM IR."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        data = memoryview(source).cast("B")
+        name = "(bytes)" if not number else f"(bytes {number + 1})"
+        head = bytes(data[:512])
+        return name, _Content(len(data), data) if not _is_ir(head) else _compiled(bytes(data), name)
+    path = Path(os.fspath(source))
+    name = str(path)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UnreadableInput(str(error.strerror), input=name) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise UnsupportedInput("a directory; give the objects in it", input=name)
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsupportedInput("not a regular file", input=name)
+    if path.suffix in (".ll", ".bc"):
+        return name, _compiled(path.read_bytes(), name)
+    return name, _Content(status.st_size, path=path)
+
+
+def _is_ir(head: bytes) -> bool:
+    return head.startswith(BITCODE) or IR_TEXT.match(head) is not None
+
+
+def _compiled(ir: bytes, name: str) -> _Content:
+    from jitlink.llvm import compile_ir
+
+    machine_code = compile_ir(ir, name)
+    return _Content(len(machine_code), machine_code)
+
+
+def _pooled(contents: list[tuple[str, _Content]]) -> tuple[Buffer, list[Member]]:
+    """Put contents into one new pool, one behind the other."""
+    members, end = [], 0
+    for name, content in contents:
+        members.append(Member(name, end, content.size))
+        end += -(-content.size // 16) * 16
+    pool = np.empty(end + PADDING, np.uint8)
+    view = memoryview(pool)
+    for (name, content), member in zip(contents, members, strict=True):
+        after = member.start + member.size
+        content.copy_to(view[member.start : after], name)
+        pool[after : after + PADDING] = 0
+    return pool, members
+
+
+class _Sorter:
+    """Sorts members into objects and libraries, by their content."""
+
+    def __init__(self, inputs: Inputs, whole_archive: bool) -> None:
+        self.inputs = inputs
+        self.whole_archive = whole_archive
+
+    def sort(self, member: Member, path: Path | None, depth: int = 0) -> None:
+        """Take one member in; path is the file that it is in."""
+        pool = self.inputs.pool
+        if is_archive(pool, member.start, member.size):
+            self._open_archive(member, path, depth)
+            return
+        if not is_elf(self._head(member)):
+            raise not_linkable(self._head(member), member)
+        self.inputs.objects.append(member)
+
+    def _head(self, member: Member) -> bytes:
+        return self.inputs.pool[member.start : member.start + min(member.size, 16)].tobytes()
+
+    def _open_archive(self, member: Member, path: Path | None, depth: int) -> None:
+        """Take the members of an archive in, or the archive as a library."""
+        if depth == DEEPEST_NESTING:
+            raise UnsupportedInput(f"archives nested more than {DEEPEST_NESTING} deep", input=member.name)
+        archive = read_archive(self.inputs.pool, member.start, member.size, member.name)
+        if archive.thin:
+            members = self._fetch(archive, path)
+        else:
+            starts, sizes = archive.starts.tolist(), archive.sizes.tolist()
+            names = [f"{member.name}({name})" for name in archive.member_names]
+            members = [Member(*row) for row in zip(names, starts, sizes, strict=True)]
+        nested = [row for row, each in enumerate(members) if is_archive(self.inputs.pool, each.start, each.size)]
+        if self.whole_archive:
+            for each in members:
+                self.sort(each, path, depth + 1)
+            return
+        self.inputs.libraries.append(Library(member.name, members, self.inputs, archive))
+        for row in nested:
+            self._open_archive(members[row], path, depth + 1)
+
+    def _fetch(self, archive: Archive, path: Path | None) -> list[Member]:
+        """Read the members of a thin archive, whose names are paths relative to it, behind the pool."""
+        if path is None:
+            hint = "Give the archive by its path"
+            raise UnsupportedInput("a thin archive, whose members are files beside it", input=archive.name, hint=hint)
+        contents = []
+        for name in archive.member_names:
+            shown, content = _open(path.parent / name, 0)
+            contents.append((f"{archive.name}({shown})", content))
+        fetched, members = _pooled(contents)
+        offset = len(self.inputs.pool)
+        self.inputs.pool = np.concatenate((self.inputs.pool, fetched))
+        return [Member(member.name, member.start + offset, member.size) for member in members]
+
+
+def not_linkable(head: bytes, member: Member) -> MalformedInput | UnsupportedInput:
+    """Make the error for something that is no object that we read. head: its first bytes."""
+    if not member.size:
+        return MalformedInput("the file is empty", input=member.name)
+    for magic, sort in OTHER_FORMATS.items():
+        if head.startswith(magic):
+            return UnsupportedInput(f"{sort}; only ELF objects are linked", input=member.name)
+    return MalformedInput("neither an ELF object nor an archive nor LLVM IR", input=member.name)

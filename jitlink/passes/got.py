@@ -1,0 +1,191 @@
+"""GOT entries and stubs: how code reaches what may be anywhere.
+
+A GOT entry is a pointer in reach of the code that reads it; a stub is a jump through a GOT entry, in
+reach of the code that calls it. Code that was compiled for shared objects asks for them by the kinds of
+its relocations. A JIT linker knows where things are before it decides, so that
+
+- a GOT load of something near is rewritten to compute the address itself (relaxation), and needs no entry;
+- a call of something near goes there directly, and only a call of something far goes through a stub;
+- a 32-bit reference to a far function, from code that was not compiled for this, is served by a stub that
+  stands for the function in this whole link, so that all pointers to it are still equal. Static linkers
+  call that a canonical PLT entry.
+
+An indirect function (STT_GNU_IFUNC) is not the code at its symbol but what that code returns when it is
+called. It becomes a stub whose GOT entry is filled by running the resolver, when all else is in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jitlink.arches.architecture import Architecture, Near
+from jitlink.columns import NO_ROWS, Rows, distinct
+from jitlink.formulas import Through
+from jitlink.graph import Definition, LinkGraph, Scope, SymbolKind
+from jitlink.protection import Protection
+
+
+@dataclass
+class Tables:
+    """What the pass made.
+
+    Attributes: got_section (row, or 0), resolver_slots (int64[n], the edges of GOT entries that IFUNC
+    resolvers fill).
+    """
+
+    got_section: int = 0
+    resolver_slots: Rows = field(default_factory=lambda: NO_ROWS)
+
+
+def build_got_and_stubs(graph: LinkGraph, near: Near, is_function: Callable[[int], bool]) -> Tables:
+    """Make the GOT entries and stubs that live edges need, and aim the edges at them.
+
+    near: bool[symbols], whether a symbol is in reach of the whole image. is_function: whether a far
+    external symbol, by its row, is a function. Needs aimed edges and content in the pool; leaves edges
+    sorted by block, all of them within reach as far as GOT entries and stubs can serve.
+    """
+    edges, symbols, target = graph.edges, graph.symbols, graph.target
+    assert isinstance(target, Architecture)
+    indirect = (symbols.kind == SymbolKind.IFUNC).nonzero()[0]
+    indirect = indirect[graph.blocks.live[symbols.block[indirect]] & (symbols.block[indirect] > 0)]
+    through = target.kinds.through[edges.kind]
+    far = ~near[edges.target]
+    if not len(indirect) and not through.any() and not far.any():
+        return Tables()
+    maker = _Maker(graph, target)
+    maker.relax((through == Through.RELAXABLE_GOT_ENTRY) & ~far & ~_aims_at(edges.target, indirect))
+    maker.stand_in(_far_functions(graph, target, far, is_function))
+    maker.resolve_indirect(indirect)
+    through = target.kinds.through[edges.kind]
+    live = graph.blocks.live[edges.block]
+    maker.use_slots(((through == Through.GOT_ENTRY) | (through == Through.RELAXABLE_GOT_ENTRY)) & live)
+    # What stands for a far function is in the image; what was added since is aimed rightly already.
+    near = np.concatenate((near, np.ones(len(symbols) - len(near), np.bool_))) | (symbols.block > 0)
+    maker.use_stubs(_branches(graph, target, ~near[edges.target] & graph.blocks.live[edges.block]))
+    graph.sort_edges()
+    return Tables(maker.got_section, maker.resolver_slots())
+
+
+def _aims_at(targets: Rows, some: Rows) -> Near:
+    return np.isin(targets, some) if len(some) else np.zeros(len(targets), np.bool_)
+
+
+def _branches(graph: LinkGraph, target: Architecture, far: Near) -> Rows:
+    """The far edges that are branches, by their kind or by the instruction they are in."""
+    kind = graph.edges.kind
+    named = far & (target.kinds.through[kind] == Through.BRANCH)
+    rows = (far & _of_kinds(graph, target.pc_relative)).nonzero()[0]
+    named[rows[target.is_branch(graph, rows)]] = True
+    return named.nonzero()[0]
+
+
+def _far_functions(graph: LinkGraph, target: Architecture, far: Near, is_function: Callable[[int], bool]) -> Rows:
+    """The far external functions whose address is taken in 32 bits."""
+    taken = far & (_of_kinds(graph, target.pc_relative) | _of_kinds(graph, tuple(target.absolute)))
+    taken &= graph.blocks.live[graph.edges.block]
+    taken[_branches(graph, target, taken)] = False
+    candidates = np.unique(graph.edges.target[taken])
+    return np.array([row for row in candidates.tolist() if graph.symbols.offset[row] and is_function(row)], np.int64)
+
+
+def _of_kinds(graph: LinkGraph, names: tuple[str, ...]) -> Near:
+    mask = np.zeros(len(graph.edges), np.bool_)
+    for name in names:
+        mask |= graph.edges.kind == graph.target.kind_number(name)
+    return mask
+
+
+class _Maker:
+    """Makes the entries, one for each distinct target, and remembers which there are."""
+
+    def __init__(self, graph: LinkGraph, target: Architecture) -> None:
+        self.graph = graph
+        self.target = target
+        self.got_section = 0
+        self.stub_section = 0
+        self.slot_of: dict[int, int] = {}
+
+    def relax(self, relaxable: Near) -> None:
+        """Rewrite GOT loads whose target is near; what has no shorter form stays a GOT load."""
+        rows = relaxable.nonzero()[0]
+        if not len(rows):
+            return
+        edges = self.graph.edges
+        kind, shift = self.target.relax(self.graph, rows)
+        edges.kind[rows] = np.where(kind > 0, kind, edges.kind[rows])
+        edges.offset[rows] += shift
+
+    def stand_in(self, functions: Rows) -> None:
+        """Let a stub stand for each of these symbols: their rows move onto the stub."""
+        if len(functions):
+            self._move_onto_stubs(functions, self.target.pointer, SymbolKind.FUNCTION)
+
+    def resolve_indirect(self, functions: Rows) -> None:
+        """Let a stub stand for each indirect function, with an entry that its resolver fills."""
+        if len(functions):
+            self._move_onto_stubs(functions, self.target.resolver_pointer, SymbolKind.NONE)
+
+    def _move_onto_stubs(self, functions: Rows, pointer: str, kind: SymbolKind) -> None:
+        symbols = self.graph.symbols
+        originals = symbols.append(
+            len(functions),
+            name=symbols.name[functions],
+            block=symbols.block[functions],
+            offset=symbols.offset[functions],
+            scope=Scope.LOCAL,
+            definition=symbols.definition[functions],
+            kind=kind,
+        )
+        slots = self._make_slots(originals, pointer)
+        stubs = self._make_stubs(slots)
+        symbols.block[functions] = symbols.block[stubs]
+        symbols.offset[functions] = 0
+        symbols.kind[functions] = SymbolKind.FUNCTION
+        symbols.definition[functions] = Definition.DEFINED
+
+    def use_slots(self, wanting: Near) -> None:
+        """Aim edges at the GOT entries of their targets."""
+        rows = wanting.nonzero()[0]
+        if len(rows):
+            edges = self.graph.edges
+            edges.target[rows] = self._slots_for(edges.target[rows])
+
+    def use_stubs(self, rows: Rows) -> None:
+        """Aim branches at stubs for their targets."""
+        if not len(rows):
+            return
+        edges = self.graph.edges
+        functions, which = distinct(edges.target[rows], len(self.graph.symbols))
+        stubs = self._make_stubs(self._slots_for(functions))
+        self.graph.edges.target[rows] = stubs[which]
+
+    def _slots_for(self, targets: Rows) -> Rows:
+        """Find or make the GOT entry of each target: int64[n], symbols."""
+        found, which = distinct(targets, len(self.graph.symbols))
+        missing = np.array([target for target in found.tolist() if target not in self.slot_of], np.int64)
+        if len(missing):
+            made = self._make_slots(missing, self.target.pointer)
+            self.slot_of.update(zip(missing.tolist(), made.tolist(), strict=True))
+        slots = np.array([self.slot_of[target] for target in found.tolist()], np.int64)
+        return slots[which]
+
+    def _make_slots(self, targets: Rows, kind: str) -> Rows:
+        if not self.got_section:
+            self.got_section = self.graph.add_section(".got", Protection.READ)
+        size = self.target.kinds[self.target.kind_number(kind)].field.size
+        return self.graph.add_pieces(self.got_section, bytes(size), len(targets), [(0, kind, targets, 0)], alignment=size)
+
+    def _make_stubs(self, slots: Rows) -> Rows:
+        if not self.stub_section:
+            self.stub_section = self.graph.add_section(".stubs", Protection.READ | Protection.EXECUTE)
+        stub = self.target.stub
+        edges = [(offset, kind, slots, addend) for offset, kind, addend in stub.edges]
+        return self.graph.add_pieces(self.stub_section, stub.content, len(slots), edges, alignment=stub.alignment)
+
+    def resolver_slots(self) -> Rows:
+        """The edges of the GOT entries that resolvers fill."""
+        kind = self.target.kind_number(self.target.resolver_pointer)
+        return (self.graph.edges.kind == kind).nonzero()[0]

@@ -1,0 +1,206 @@
+"""Symbol resolution: one definition for each name, and every edge aimed at it.
+
+Within a batch of inputs, a name means the same thing everywhere. Of its definitions a strong one wins,
+then a common symbol, then a weak one (gABI, Symbol Table: "the link editor honors the common definition
+and ignores the weak ones"), among equals the first. Two strong definitions are an error. Before that,
+of all COMDAT groups with one signature the first is kept, and what the others define is forgotten.
+
+Local symbols take no part: their edges already point at the right row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+
+from jitlink.columns import NO_ROWS, Rows, lowest_by, rows_by
+from jitlink.errors import DuplicateDefinitions, Place
+from jitlink.graph import Definition, Linkage, LinkGraph, Scope, SymbolKind
+
+STRONG, COMMON, WEAK, NOT_DEFINED = range(4)
+"""How good a definition is; the lowest wins."""
+
+
+@dataclass
+class Resolution:
+    """What the names of a graph mean.
+
+    Attributes:
+        number_of: the number of each global name; numbers are below len(winner), but not dense.
+        winner: int64[names], the symbol that a name stands for; where nobody defines it, its first reference.
+        undefined: int64[n], the winners that nobody defines.
+        required: bool[n], whether a strong reference asks for each of undefined.
+        hidden: bool[names], whether some input keeps the name inside the dylib.
+    """
+
+    number_of: dict[bytes, int]
+    winner: Rows
+    undefined: Rows = field(default_factory=lambda: NO_ROWS)
+    required: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    hidden: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+
+    def symbol(self, name: bytes) -> int:
+        """The symbol that a name stands for, or 0."""
+        number = self.number_of.get(name)
+        return 0 if number is None else int(self.winner[number])
+
+    def add_reference(self, name: bytes, symbol: int) -> None:
+        """Take in an undefined symbol that a pass has added, for a name that was not known."""
+        self.number_of[name] = len(self.winner)
+        self.winner = np.append(self.winner, symbol)
+        self.hidden = np.append(self.hidden, False)
+        self.undefined = np.append(self.undefined, symbol)
+        self.required = np.append(self.required, True)
+
+    def forget_defined(self, graph: LinkGraph) -> None:
+        """Take out of undefined what has been defined meanwhile."""
+        still = graph.symbols.definition[self.undefined] == Definition.UNDEFINED
+        self.undefined, self.required = self.undefined[still], self.required[still]
+
+
+def resolve(graph: LinkGraph) -> Resolution:
+    """Decide what each global name stands for, and aim all edges accordingly.
+
+    Drops the blocks of COMDAT groups that lost. Raises DuplicateDefinitions with all of them at once.
+    """
+    symbols = graph.symbols
+    rows = ((symbols.scope != Scope.LOCAL) & (symbols.name != symbols.name[0])).nonzero()[0]
+    names = graph.names_at(symbols.name[rows])
+    number_of: dict[bytes, int] = {}
+    # A name's number is the place of its first occurrence, which setdefault hands out by itself.
+    number = np.fromiter(map(number_of.setdefault, names, count()), np.int64, len(names))
+    if len(graph.groups) > 1:
+        drop_losing_groups(graph, rows, number)
+    return _choose(graph, rows, number, number_of)
+
+
+def drop_losing_groups(graph: LinkGraph, rows: Rows, number: Rows) -> None:
+    """Of the COMDAT groups with one signature keep the first, and forget what the others define.
+
+    rows: int64[n], the global symbols; number: int64[n], the number of the name of each.
+    """
+    groups, blocks, symbols = graph.groups, graph.blocks, graph.symbols
+    signature = _group_names(graph, rows, number)
+    comdat = groups.comdat.nonzero()[0]
+    first = lowest_by(signature[comdat], comdat, int(signature.max()) + 1, len(groups))
+    lost = np.zeros(len(groups), np.bool_)
+    lost[comdat] = first[signature[comdat]] != comdat
+    dropped = lost[blocks.group]
+    if not dropped.any():
+        return
+    blocks.live &= ~dropped
+    undefined = dropped[symbols.block]
+    symbols.definition[undefined] = Definition.UNDEFINED
+
+
+def _group_names(graph: LinkGraph, rows: Rows, number: Rows) -> Rows:
+    """Number the names of the groups' signatures, equal names alike: int64[groups].
+
+    A signature is usually a global symbol, whose name has a number; a local one's name gets a new one.
+    """
+    number_of_symbol = np.full(len(graph.symbols), -1, np.int64)
+    number_of_symbol[rows] = number
+    signature = number_of_symbol[graph.groups.signature]
+    local = (signature < 0).nonzero()[0]
+    if len(local):
+        names = graph.names_at(graph.symbols.name[graph.groups.signature[local]])
+        known: dict[bytes, int] = {}
+        fresh = np.fromiter(map(known.setdefault, names, count()), np.int64, len(names))
+        signature[local] = fresh + len(number)
+        _merge_with_globals(graph, rows, number, local, names, signature)
+    return signature
+
+
+def _merge_with_globals(
+    graph: LinkGraph, rows: Rows, number: Rows, local: Rows, names: list[bytes], signature: Rows
+) -> None:
+    """Let a local signature meet a global one of the same name: the name alone identifies a group."""
+    others = np.setdiff1d(np.arange(1, len(graph.groups)), local)
+    global_names = graph.names_at(graph.symbols.name[graph.groups.signature[others]])
+    meaning = dict(zip(global_names, signature[others].tolist(), strict=True))
+    for group, name in zip(local.tolist(), names, strict=True):
+        signature[group] = meaning.get(name, signature[group])
+
+
+def _choose(graph: LinkGraph, rows: Rows, number: Rows, number_of: dict[bytes, int]) -> Resolution:
+    """Choose the winner of each name and aim the edges."""
+    symbols = graph.symbols
+    definition, linkage = symbols.definition[rows], symbols.linkage[rows]
+    rank = np.full(len(rows), STRONG)
+    rank[linkage == Linkage.WEAK] = WEAK
+    rank[definition == Definition.COMMON] = COMMON
+    rank[definition == Definition.UNDEFINED] = NOT_DEFINED
+    _refuse_duplicates(graph, rows[rank == STRONG], number[rank == STRONG], len(rows))
+    order = np.arange(len(rows))
+    if (rank == COMMON).any():
+        _grow_commons(graph, rows, number, rank == COMMON)
+    best = lowest_by(number, (rank << 40) + order, len(rows), 0) & (1 << 40) - 1
+    winner = rows[best] if len(rows) else NO_ROWS
+    result = Resolution(number_of, winner)
+    resolved = np.arange(len(symbols))
+    resolved[rows] = winner[number]
+    graph.edges.target = resolved[graph.edges.target]
+    result.hidden = np.zeros(len(rows), np.bool_)
+    result.hidden[number[symbols.scope[rows] == Scope.HIDDEN]] = True
+    wanted = (rank[best] == NOT_DEFINED) & (number == order) if len(rows) else np.empty(0, np.bool_)
+    names_wanted = wanted.nonzero()[0]
+    result.undefined = winner[names_wanted]
+    strong = np.zeros(len(rows), np.bool_)
+    strong[number[linkage != Linkage.WEAK]] = True
+    result.required = strong[names_wanted]
+    return result
+
+
+def _grow_commons(graph: LinkGraph, rows: Rows, number: Rows, common: npt.NDArray[np.bool_]) -> None:
+    """Give all commons of a name the largest size and alignment among them (gABI, SHN_COMMON)."""
+    symbols = graph.symbols
+    for column in (symbols.size, symbols.offset):
+        largest = np.zeros(len(rows), column.dtype)
+        np.maximum.at(largest, number[common], column[rows[common]])
+        column[rows[common]] = largest[number[common]]
+
+
+def _refuse_duplicates(graph: LinkGraph, rows: Rows, number: Rows, names: int) -> None:
+    """Raise DuplicateDefinitions for the names with several strong definitions."""
+    times = np.bincount(number, minlength=names)
+    if not (times > 1).any():
+        return
+    by_name, first = rows_by(number, names)
+    twice = (times > 1).nonzero()[0].tolist()
+    definers = [rows[by_name[first[name] : first[name + 1]]].tolist() for name in twice]
+    raise DuplicateDefinitions(
+        [graph.symbols[several[0]].name for several in definers],
+        [[_definition_place(graph, row) for row in several] for several in definers],
+    )
+
+
+def _definition_place(graph: LinkGraph, row: int) -> Place:
+    symbol = graph.symbols[row]
+    section = symbol.block.section.name if symbol.block else ""
+    return Place(graph.inputs[int(graph.symbols.input[row])], section, symbol.offset if section else None)
+
+
+def place_commons(graph: LinkGraph) -> None:
+    """Give every common symbol that won its name a zero-fill block of its own. Needs aimed edges."""
+    symbols = graph.symbols
+    rows = (symbols.definition == Definition.COMMON).nonzero()[0]
+    if not len(rows):
+        return
+    from jitlink.protection import Protection
+
+    section = graph.add_section("COMMON", Protection.READ | Protection.WRITE)
+    blocks = graph.blocks.append(
+        len(rows),
+        section=section,
+        size=symbols.size[rows],
+        alignment=np.maximum(symbols.offset[rows], 1),
+        zero_fill=True,
+        live=True,
+    )
+    symbols.block[rows] = blocks
+    symbols.offset[rows] = 0
+    symbols.definition[rows] = Definition.DEFINED
+    symbols.kind[rows] = SymbolKind.OBJECT
