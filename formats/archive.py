@@ -13,8 +13,8 @@ members with special names:
 A reader need not know the family: the name of each member says what it is. A thin archive (GNU) holds
 headers only, and the name of a member is the path of a file, from the directory of the archive.
 
-The size in a header is the only way to the next one, so the walk over the headers is a loop. Content is
-never copied or looked at: a member that is itself an archive is a member like others.
+The size in a header is the only way to the next one, so the walk over the headers is a loop. What members
+hold is not looked at: one that is itself an archive is a member like others.
 
 Source: ar(5) of FreeBSD and of Solaris; PE/COFF specification, "Archive (Library) File Format"; for thin
 archives, which have no document, the behaviour of GNU ar.
@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
+from itertools import accumulate
 from struct import Struct
 from typing import NamedTuple
 
@@ -41,6 +43,7 @@ HEADER = Struct("16s 32x 10s 2s")
 """Name; date, owner, group and mode, which a linker has no use for; size; end mark."""
 END_MARK = b"`\n"
 
+SLASH = ord("/")
 GNU_INDEX = b"/".ljust(16)
 GNU_INDEX_64 = b"/SYM64/".ljust(16)
 NAME_TABLE = b"//".ljust(16)
@@ -183,70 +186,67 @@ class _Members:
         self.name_lengths = [0] * len(headers.fields)
         self.index: SymbolIndex | None = None
         self.index_name = b""
-        self.name_table: _NameTable | None = None
+        self.table_seen = False
+        self.table_names: dict[bytes, str] = {}
 
     def name_all(self) -> None:
         """Name the ordinary members and keep what the special ones hold."""
         for row, field in enumerate(self.headers.fields):
-            if field.startswith(b"/"):
-                name = self._name_slashed(row, field)
-            elif field.startswith(b"#1/"):
-                name = self._name_in_content(row, field)
-            else:
-                name = self._name_plain(row, field.partition(b"\0")[0].rstrip(b" "))
-            if name is not None:
-                self.rows.append(row)
-                self.names.append(name)
+            name = self.table_names.get(field)
+            if name is None:
+                name = self._name_one(row, field)
+                if name is None:
+                    continue
+            self.rows.append(row)
+            self.names.append(name)
 
-    def _name_slashed(self, row: int, field: bytes) -> str | None:
-        """A member with its name in the name table, or a special member of GNU or COFF."""
-        name = field[1:].rstrip(b" ")
-        if name.isdigit():
-            return self._name_in_table(row, int(name))
+    def _name_one(self, row: int, field: bytes) -> str | None:
+        """The name of a member that does not have it in the name table; None for a special member."""
+        if field[0] == SLASH:
+            self._take_special(row, field)
+            return None
+        name = self._name_in_content(row, field) if field.startswith(b"#1/") else field.rstrip(b" ")
+        if name in LAYOUT_BY_NAME and not self.thin:
+            self._take_index(row, LAYOUT_BY_NAME[name], name)
+            return None
+        if b"\0" in name:
+            raise self._fault(row, f"a NUL byte in the member name {name!r}")
+        return name.removesuffix(b"/").decode("utf-8", "surrogateescape")
+
+    def _take_special(self, row: int, field: bytes) -> None:
+        """A special member of GNU or COFF; their names start with a slash."""
+        name = field.rstrip(b" ")
         if field == NAME_TABLE:
-            if self.name_table is not None:
+            if self.table_seen:
                 raise self._fault(row, "a second name table")
-            self.name_table = _NameTable(self._content(row))
+            self.table_seen = True
+            self.table_names = _names_by_field(self._content(row), set(self.headers.fields))
         elif field in LAYOUT_BY_FIELD:
             self._take_index(row, LAYOUT_BY_FIELD[field], field)
-        elif self.thin and name.replace(b":", b"", 1).isdigit():
+        elif name[1:].isdigit():
+            where = "where no terminated name starts" if self.table_seen else "and no name table came before"
+            raise self._fault(row, f"a member has its name at {name[1:].decode()} of the name table, {where}")
+        elif self.thin and name[1:].replace(b":", b"", 1).isdigit():
             raise UnsupportedInput(
                 "a thin archive that refers to members of another archive",
                 offset=self.headers.offsets[row],
                 hint="Give that archive itself, or make the thin archive from objects.",
             )
-        elif not (name.startswith(b"<") and name.endswith(b">/")):
-            # In <> are further indexes of Microsoft's lib, such as /<ECSYMBOLS>/, for its own linker.
-            raise self._fault(row, f"a member has the special name {_text(field)!r}, which means nothing")
-        return None
+        elif not (name.startswith(b"/<") and name.endswith(b">/")):
+            # In <> are further indexes for Microsoft's linker, such as /<ECSYMBOLS>/ and /<HYBRIDMAP>/.
+            raise self._fault(row, f"a member has the special name {name!r}, which means nothing")
 
-    def _name_in_table(self, row: int, position: int) -> str:
-        if self.name_table is None:
-            raise self._fault(row, f"a member has its name at {position} of a name table, and none came before")
-        try:
-            return self.name_table[position]
-        except MalformedInput as error:
-            error.offset = self.headers.offsets[row]
-            raise
-
-    def _name_in_content(self, row: int, field: bytes) -> str | None:
+    def _name_in_content(self, row: int, field: bytes) -> bytes:
         """A member of BSD whose content starts with its name, which NUL bytes may pad."""
         digits = field[3:].rstrip(b" ")
         if self.thin or not digits.isdigit():
-            raise self._fault(row, f"a member has the special name {_text(field)!r}, which means nothing")
+            raise self._fault(row, f"a member has the special name {field!r}, which means nothing")
         length, size = int(digits), self.headers.sizes[row]
         if length > size:
             raise self._fault(row, f"a member of {size} bytes is said to start with a name of {length}")
         self.name_lengths[row] = length
         start = self.headers.offsets[row] + HEADER.size
-        return self._name_plain(row, bytes(self.data[start : start + length]).partition(b"\0")[0])
-
-    def _name_plain(self, row: int, name: bytes) -> str | None:
-        """A member that gives its name itself; System V and GNU end it with a slash, BSD does not."""
-        if name in LAYOUT_BY_NAME:
-            self._take_index(row, LAYOUT_BY_NAME[name], name)
-            return None
-        return _text(name.removesuffix(b"/"))
+        return bytes(self.data[start : start + length]).rstrip(b"\0")
 
     def _take_index(self, row: int, layout: IndexLayout, name: bytes) -> None:
         """Keep the first index. The second `/` of COFF has the same symbols, for a binary search."""
@@ -267,29 +267,15 @@ class _Members:
         return MalformedInput(fault, offset=self.headers.offsets[row])
 
 
-class _NameTable(dict[int, str]):
-    """The member `//`: names one behind the other, each referred to by its offset; read when asked for.
+def _names_by_field(table: bytes, wanted: set[bytes]) -> dict[bytes, str]:
+    """Read the name table: from a name field, such as /123 and spaces, to the name at that offset.
 
-    GNU ends a name with a slash and a line feed, COFF with a NUL byte; System V may leave the slash out.
-    A name must start where the one before has ended, as every writer has it. Else a file could have as
-    many long names as it has members, out of one long string.
+    Names lie one behind the other. GNU ends them with a slash and a line feed, COFF with a NUL byte; old
+    System V left the slash out. No writer lets one name start inside another; a file that does could
+    have a long name for every byte, and gets none.
     """
-
-    def __init__(self, content: bytes) -> None:
-        self.table = content.replace(b"/\n", b"\0\0").replace(b"\n", b"\0")
-
-    def __missing__(self, position: int) -> str:
-        table = self.table
-        if position >= len(table):
-            raise MalformedInput(f"a member has its name at {position}, past the name table of {len(table)} bytes")
-        if position and table[position - 1]:
-            raise MalformedInput(f"a member has its name at {position}, in the middle of another name")
-        end = table.find(b"\0", position)
-        if end < 0:
-            raise MalformedInput(f"a member has its name at {position}, and that name has no end")
-        name = self[position] = _text(table[position:end])
-        return name
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
+    lines = table.replace(b"\0", b"\n")
+    names = lines.decode("utf-8", "surrogateescape").replace("/\n", "\n").split("\n")
+    del names[-1]  # what follows the last terminator is no name
+    starts = accumulate(map(len, BytesIO(lines)), initial=0)
+    return {field: name for start, name in zip(starts, names, strict=False) if (field := b"/%-15d" % start) in wanted}

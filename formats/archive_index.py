@@ -58,11 +58,11 @@ class SymbolIndex:
         content = self.content
         count = int.from_bytes(content[:word], "big")
         if word + count * (word + 1) > len(content):  # a name has at least its NUL byte
-            raise self._fault(f"counts {count} symbols, more than its {len(content)} bytes can hold", 0)
+            raise self._fault(f"counts {count} symbols, more than its {len(content)} bytes can hold")
         offsets = np.frombuffer(content, f">u{word}", count, word)
         names = content[word * (count + 1) :].split(b"\0", count)
         if len(names) <= count:
-            raise self._fault(f"counts {count} symbols and ends after {len(names) - 1} names", 0)
+            raise self._fault(f"counts {count} symbols and ends after {len(names) - 1} names")
         return names[:count], offsets
 
     def _read_bsd(self, word: int) -> tuple[list[bytes], Column]:
@@ -70,10 +70,10 @@ class SymbolIndex:
         table_size = int.from_bytes(content[:word], "little")
         strings_start = 2 * word + table_size
         if strings_start > len(content) or table_size % (2 * word):
-            raise self._fault(f"has a table of {table_size} bytes, which does not fit its {len(content)} bytes", 0)
+            raise self._fault(f"has a table of {table_size} bytes, which does not fit its {len(content)} bytes")
         strings_size = int.from_bytes(content[strings_start - word : strings_start], "little")
         if strings_size > len(content) - strings_start:
-            raise self._fault(f"has strings of {strings_size} bytes, which go past its end", strings_start - word)
+            raise self._fault(f"has strings of {strings_size} bytes, which go past its end")
         pairs = np.frombuffer(content, f"<u{word}", table_size // word, word).reshape(-1, 2)
         strings = content[strings_start : strings_start + strings_size]
         return self._names_at(pairs[:, 0], strings), pairs[:, 1]
@@ -85,23 +85,22 @@ class SymbolIndex:
         """
         names = strings.split(b"\0")
         del names[-1]  # what follows the last NUL byte has no end
-        ends = np.flatnonzero(np.frombuffer(strings, np.uint8) == 0)
-        starts = np.concatenate(([0], ends + 1))[: len(names)]
+        starts = np.flatnonzero(np.frombuffer(b"\0" + strings, np.uint8) == 0)[: len(names)]
         rows, wrong = _find(positions, starts, len(strings))
         if wrong.any():
             position = int(positions[wrong.argmax()])
-            raise self._fault(f"has a name at {position} of its strings, where no terminated string starts", 0)
+            raise self._fault(f"has a name at {position} of its strings, where no terminated string starts")
         return [names[row] for row in rows.tolist()]
 
     def _rows_at(self, offsets: Column, header_offsets: Rows) -> Rows:
         past_the_end = int(header_offsets[-1]) + 1 if len(header_offsets) else 0
         rows, wrong = _find(offsets, header_offsets, past_the_end)
         if wrong.any():
-            raise self._fault(f"gives the offset {int(offsets[wrong.argmax()]):#x}, where no member starts", 0)
+            raise self._fault(f"gives the offset {int(offsets[wrong.argmax()]):#x}, where no member starts")
         return rows
 
-    def _fault(self, what: str, at: int) -> MalformedInput:
-        return MalformedInput(f"the symbol index {what}", offset=self.start + at)
+    def _fault(self, what: str) -> MalformedInput:
+        return MalformedInput(f"the symbol index {what}", offset=self.start)
 
 
 def _find(values: Column, known: Rows, above: int) -> tuple[Rows, Column]:
@@ -112,6 +111,6 @@ def _find(values: Column, known: Rows, above: int) -> tuple[Rows, Column]:
         for value in values:
             yield known.index(value) if value in known else anything, value not in known
     """
-    values = np.minimum(values, above).astype(np.int64)
+    values = np.minimum(values.astype(np.uint64), above).astype(np.int64)
     rows = known.searchsorted(values)
     return rows, np.append(known, -1)[rows] != values

@@ -10,9 +10,11 @@ import numpy as np
 
 EHDR = np.dtype(
     [
-        ("ident", "V16"),
-        ("type", "<u2"),
-        ("machine", "<u2"),
+        # The first seven bytes of e_ident: magic number, class, byte order, version.
+        ("ident", "<u8"),
+        ("ident_rest", "<u8"),
+        # e_type in the low half, e_machine in the high half.
+        ("type_and_machine", "<u4"),
         ("version", "<u4"),
         ("entry", "<u8"),
         ("phoff", "<u8"),
@@ -49,6 +51,8 @@ CHDR = np.dtype([("type", "<u4"), ("reserved", "<u4"), ("size", "<u8"), ("addral
 
 MAGIC = b"\x7fELF"
 CLASS_64, DATA_LITTLE, VERSION_CURRENT = 2, 1, 1
+IDENT = int.from_bytes(MAGIC + bytes((CLASS_64, DATA_LITTLE, VERSION_CURRENT)), "little")
+IDENT_MASK = (1 << 56) - 1
 TYPE_NAMES = {0: "no file type", 2: "an executable", 3: "a shared object", 4: "a core file"}
 ET_REL = 1
 

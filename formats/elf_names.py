@@ -18,6 +18,31 @@ from jitlink.graph import Purpose
 WORD = np.dtype("<u8")
 C_IDENTIFIER = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*\0")
 LONGEST_SET_NAME = 4096
+ORDINARY = -1
+"""Stands for data whose name only says that nothing but relocation writes it."""
+
+PREFIXES = {
+    b".ctors": Purpose.CTORS,
+    b".dtors": Purpose.DTORS,
+    b".init_array": Purpose.INIT_ARRAY,
+    b".fini_array": Purpose.FINI_ARRAY,
+    b".preinit_array": Purpose.PREINIT_ARRAY,
+    b".eh_frame": Purpose.EH_FRAME,
+    b".data.rel.ro": ORDINARY,
+    b".ldata.rel.ro": ORDINARY,
+    b".debug_": Purpose.DEBUG,
+    b".zdebug_": Purpose.DEBUG,
+}
+"""What a section is for whose name is one of these, or starts with one of these and a dot.
+
+Names of debug sections go on without a dot, and there is nothing but the whole name .eh_frame."""
+HEAD = 6
+"""Bytes that tell the prefixes apart."""
+IN_ORDER = sorted(PREFIXES, key=lambda prefix: int.from_bytes(prefix[:HEAD], "little"))
+HEADS = np.array([int.from_bytes(prefix[:HEAD], "little") for prefix in IN_ORDER], np.uint64)
+HEAD_MASK = np.uint64((1 << 8 * HEAD) - 1)
+DOT = np.uint64(ord("."))
+LOW_BYTE = np.uint64(0xFF)
 
 
 def purposes_by_name(
@@ -30,46 +55,53 @@ def purposes_by_name(
     the initialiser arrays; GNU ld's -z relro covers the same).
     """
     first = load_records(pool, name, WORD)
-    second = load_records(pool, name + 8, WORD)
-    for prefix, meaning in (
-        (b".ctors", Purpose.CTORS),
-        (b".dtors", Purpose.DTORS),
-        (b".init_array", Purpose.INIT_ARRAY),
-        (b".fini_array", Purpose.FINI_ARRAY),
-        (b".preinit_array", Purpose.PREINIT_ARRAY),
-    ):
-        named = _starts_with(first, second, prefix)
-        # ".ctors" and ".ctors.00100" count, ".ctorsomething" does not.
-        purpose[named & np.isin(_byte_at(first, second, len(prefix)), (0, ord(".")))] = meaning
-    purpose[_starts_with(first, second, b".eh_frame\0") & part_of_image] = Purpose.EH_FRAME
-    purpose[(_starts_with(first, second, b".debug_") | _starts_with(first, second, b".zdebug_")) & ~part_of_image] = (
-        Purpose.DEBUG
-    )
-    for row in (((first & np.uint64(0xFF)) != ord(".")) & part_of_image).nonzero()[0].tolist():
+    head = first & HEAD_MASK
+    nearest = HEADS.searchsorted(head)
+    nearest[nearest == len(HEADS)] = 0
+    rows = (HEADS[nearest] == head).nonzero()[0]
+    only_relocated = np.zeros(len(name), np.bool_)
+    if len(rows):
+        which = nearest[rows]
+        first_of_rows, second = first[rows], load_records(pool, name[rows] + 8, WORD)
+        for number in np.bincount(which).nonzero()[0].tolist():
+            prefix = IN_ORDER[number]
+            meaning = PREFIXES[prefix]
+            named = rows[(which == number) & _has_prefix(first_of_rows, second, prefix, meaning)]
+            if meaning == Purpose.DEBUG:
+                purpose[named[~part_of_image[named]]] = meaning
+                continue
+            named = named[part_of_image[named]]
+            only_relocated[named] = meaning != Purpose.EH_FRAME
+            if meaning != ORDINARY:
+                purpose[named] = meaning
+    _find_named_sets(pool, name, ((first & LOW_BYTE) != DOT) & part_of_image, purpose)
+    return only_relocated
+
+
+def _has_prefix(
+    first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64], prefix: bytes, meaning: int
+) -> npt.NDArray[np.bool_]:
+    """Whether names, of which the first two words are given, are a prefix or one with a dot behind."""
+    head, tail = prefix[:8], prefix[8:]
+    same: npt.NDArray[np.bool_] = (first & _mask(head)) == int.from_bytes(head, "little")
+    if tail:
+        same &= (second & _mask(tail)) == int.from_bytes(tail, "little")
+    if meaning == Purpose.DEBUG:
+        return same
+    word = first if len(prefix) < 8 else second
+    following = (word >> np.uint64(8 * (len(prefix) % 8))) & LOW_BYTE
+    return same & ((following == 0) | ((following == DOT) & (meaning != Purpose.EH_FRAME)))
+
+
+def _find_named_sets(
+    pool: Buffer, name: Rows, candidates: npt.NDArray[np.bool_], purpose: npt.NDArray[np.uint8]
+) -> None:
+    """Find the sections whose names are C identifiers: __start_NAME and __stop_NAME may enclose them."""
+    for row in candidates.nonzero()[0].tolist():
         start = int(name[row])
         if C_IDENTIFIER.match(pool[start : start + LONGEST_SET_NAME].tobytes()):
             purpose[row] = Purpose.NAMED_SET
-    relro: npt.NDArray[np.bool_] = (
-        _starts_with(first, second, b".data.rel.ro")
-        | _starts_with(first, second, b".ldata.rel.ro")
-        | ((purpose >= Purpose.PREINIT_ARRAY) & (purpose <= Purpose.DTORS))
-    )
-    return relro & part_of_image
-
-
-def _starts_with(
-    first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64], prefix: bytes
-) -> npt.NDArray[np.bool_]:
-    """Compare the first bytes of all names, two words each, with a prefix of at most sixteen bytes."""
-    head, tail = prefix[:8], prefix[8:]
-    same: npt.NDArray[np.bool_] = (first & _mask(head)) == int.from_bytes(head, "little")
-    return same & ((second & _mask(tail)) == int.from_bytes(tail, "little")) if tail else same
 
 
 def _mask(part: bytes) -> np.uint64:
     return np.uint64((1 << 8 * len(part)) - 1)
-
-
-def _byte_at(first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64], index: int) -> npt.NDArray[np.uint64]:
-    word = first if index < 8 else second
-    return (word >> np.uint64(8 * (index % 8))) & np.uint64(0xFF)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from jitlink.columns import NO_ROWS, Rows, load_records, rows_of
-from jitlink.errors import Place, UnsupportedRelocation
+from jitlink.columns import Rows, load_records, rows_of
+from jitlink.errors import Place, UnsupportedRelocation, reading
 from jitlink.formats import elf_layout as elf
 from jitlink.formulas import Kind
 from jitlink.graph import LinkGraph
@@ -22,175 +22,201 @@ from jitlink.graph import LinkGraph
 if TYPE_CHECKING:
     from jitlink.formats.elf import ElfReader
 
+NULL_ROW = np.zeros(1, np.int64)
+NO_SYMBOLS_BUT_NULL = 1
 
-@dataclass(frozen=True)
-class Relocations:
-    """Relocations as their section has them.
 
-    Attributes: section (int64[n], row of the relocation section), offset (uint64[n], from the start of
-    the section that is relocated), type and symbol (int64[n]), addend (int64[n]).
+@dataclass
+class Tables:
+    """Relocation sections, a row each.
+
+    Attributes: section (row of its own header), owner (input), relocated (row of the section that it
+    relocates); all int64[n].
     """
 
     section: Rows
+    owner: Rows
+    relocated: Rows
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> Tables:
+        """Some of them."""
+        return Tables(self.section[rows], self.owner[rows], self.relocated[rows])
+
+
+@dataclass
+class Relocations:
+    """Relocations as their sections have them.
+
+    Attributes: tables, count (int64[tables], relocations in each); offset (uint64[n], from the start of
+    the section that is relocated), type and symbol (int64[n]), addend (int64[n]).
+    """
+
+    tables: Tables
+    count: Rows
     offset: npt.NDArray[np.uint64]
     type: Rows
     symbol: Rows
     addend: Rows
 
+    def owner(self) -> Rows:
+        """The input of each relocation: int64[n]."""
+        return self.tables.owner.repeat(self.count)
+
 
 def read_relocations(reader: ElfReader, graph: LinkGraph) -> None:
     """Make edges of all relocations of the sections that were kept, sorted by block."""
-    type = reader.type
-    tables = ((type == elf.SHT_RELA) | (type == elf.SHT_REL) | (type == elf.SHT_CREL)).nonzero()[0]
-    if not len(tables):
+    kind = reader.type
+    rows = ((kind == elf.SHT_RELA) | (kind == elf.SHT_REL) | (kind == elf.SHT_CREL)).nonzero()[0]
+    if not len(rows):
         return
-    tables = _of_kept_sections(reader, tables)
-    rela = tables[type[tables] == elf.SHT_RELA]
-    if len(rela) == len(tables):
-        return _add_edges(reader, graph, _read_records(reader, rela, elf.RELA))
-    parts = [_read_records(reader, rela, elf.RELA)]
-    rel = tables[type[tables] == elf.SHT_REL]
-    if len(rel):
-        parts.append(_with_addends_in_place(reader, _read_records(reader, rel, elf.REL)))
-    crel = tables[type[tables] == elf.SHT_CREL]
-    if len(crel):
-        parts += _read_compact(reader, crel)
-    joined = Relocations(*(np.concatenate([getattr(part, name) for part in parts]) for name in PARTS))
-    return _add_edges(reader, graph, joined)
+    tables = _of_kept_sections(reader, rows)
+    forms = kind[tables.section]
+    rela = forms == elf.SHT_RELA
+    if np.count_nonzero(rela) == len(rela):
+        _add_edges(reader, graph, _read_records(reader, tables, elf.RELA))
+        return
+    parts = [_read_records(reader, tables.take(rela), elf.RELA)]
+    rel = _read_records(reader, tables.take(forms == elf.SHT_REL), elf.REL)
+    rel.addend = _addends_in_place(reader, rel)
+    parts += [rel, *_read_compact(reader, tables.take(forms == elf.SHT_CREL))]
+    _add_edges(reader, graph, _concatenated(parts))
 
 
-PARTS = ("section", "offset", "type", "symbol", "addend")
+def _concatenated(parts: list[Relocations]) -> Relocations:
+    tables = Tables(
+        np.concatenate([part.tables.section for part in parts]),
+        np.concatenate([part.tables.owner for part in parts]),
+        np.concatenate([part.tables.relocated for part in parts]),
+    )
+    columns = ("count", "offset", "type", "symbol", "addend")
+    return Relocations(tables, *(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
 
 
-def _of_kept_sections(reader: ElfReader, tables: Rows) -> Rows:
-    """Keep the relocation sections whose section became a block, after checking what they refer to."""
-    owner = reader.owner[tables]
-    info = reader.info[tables]
-    reader.batch.refuse_any(
+def _of_kept_sections(reader: ElfReader, rows: Rows) -> Tables:
+    """Find the relocation sections whose section became a block, and check what they refer to."""
+    owner, info = reader.owner[rows], reader.headers["info"][rows]
+    refuse = reader.batch.refuse_any
+    refuse(
         (info == 0) | (info >= reader.section_count[owner]),
         "a relocation section relocates a section that is not there",
         owner,
     )
-    relocated = reader.first_section[owner] + info
-    kept = reader.block_of[relocated] > 0
-    tables, owner, relocated = tables[kept], owner[kept], relocated[kept]
-    reader.batch.refuse_any(
-        reader.type[relocated] == elf.SHT_NOBITS, "a relocation section relocates one without content", owner
+    tables = Tables(rows, owner, reader.first_section[owner] + info)
+    tables = tables.take(reader.block_of[tables.relocated] > 0)
+    refuse(
+        reader.type[tables.relocated] == elf.SHT_NOBITS,
+        "a relocation section relocates one without content",
+        tables.owner,
     )
-    symbols = reader.first_section[owner] + reader.link[tables]
-    reader.batch.refuse_any(
-        reader.type[symbols] != elf.SHT_SYMTAB, "a relocation section is not linked to the symbol table", owner
+    symbols = reader.first_section[tables.owner] + reader.headers["link"][tables.section]
+    refuse(
+        reader.type[symbols] != elf.SHT_SYMTAB, "a relocation section is not linked to the symbol table", tables.owner
     )
     return tables
 
 
-def _read_records(reader: ElfReader, tables: Rows, record: np.dtype[np.void]) -> Relocations:
+def _read_records(reader: ElfReader, tables: Tables, record: np.dtype[np.void]) -> Relocations:
     """Read RELA or REL sections."""
-    size = reader.size[tables].view(np.int64)
-    reader.batch.refuse_any(
-        (reader.entry_size[tables] != record.itemsize) | (size % record.itemsize != 0),
-        f"a relocation section is not made of {record.itemsize}-byte records",
-        reader.owner[tables],
-    )
+    size = reader.size[tables.section].view(np.int64)
     count = size // record.itemsize
-    records = load_records(reader.batch.pool, rows_of(reader.position[tables], count, record.itemsize), record)
-    return Relocations(
-        tables.repeat(count),
-        records["offset"],
-        records["type"].astype(np.int64),
-        records["symbol"].astype(np.int64),
-        records["addend"] if record is elf.RELA else np.zeros(len(records), np.int64),
+    reader.batch.refuse_any(
+        (reader.headers["entsize"][tables.section] != record.itemsize) | (count * record.itemsize != size),
+        f"a relocation section is not made of {record.itemsize}-byte records",
+        tables.owner,
     )
+    positions = rows_of(reader.position[tables.section], count, record.itemsize)
+    records = load_records(reader.batch.pool, positions, record)
+    addend = records["addend"] if record is elf.RELA else np.zeros(len(records), np.int64)
+    kind, symbol = records["type"].astype(np.int64), records["symbol"].astype(np.int64)
+    return Relocations(tables, count, records["offset"].astype(np.uint64), kind, symbol, addend)
 
 
-def _read_compact(reader: ElfReader, tables: Rows) -> list[Relocations]:
+def _read_compact(reader: ElfReader, tables: Tables) -> list[Relocations]:
     """Read CREL sections, one after the other: each is one stream."""
-    from jitlink.errors import reading
     from jitlink.formats.elf_crel import read_crel
 
     parts = []
-    for table in tables.tolist():
-        start = int(reader.position[table])
-        with reading(reader.batch.names[int(reader.owner[table])]):
-            stream = read_crel(reader.batch.pool[start : start + int(reader.size[table])])
-        section = np.full(len(stream.offset), table, np.int64)
-        part = Relocations(section, stream.offset, stream.type, stream.symbol, stream.addend)
-        parts.append(part if stream.has_addends else _with_addends_in_place(reader, part))
+    for row, (section, owner) in enumerate(zip(tables.section.tolist(), tables.owner.tolist(), strict=True)):
+        start = int(reader.position[section])
+        with reading(reader.batch.names[owner]):
+            stream = read_crel(reader.batch.pool[start : start + int(reader.size[section])])
+        one = Tables(tables.section[row : row + 1], tables.owner[row : row + 1], tables.relocated[row : row + 1])
+        count = np.array([len(stream.offset)])
+        part = Relocations(one, count, stream.offset, stream.type, stream.symbol, stream.addend)
+        if not stream.has_addends:
+            part.addend = _addends_in_place(reader, part)
+        parts.append(part)
     return parts
 
 
-def _with_addends_in_place(reader: ElfReader, found: Relocations) -> Relocations:
-    """Take the addends of REL relocations from the fields that they relocate."""
-    kind, block = _kinds(reader, found), _blocks(reader, found)
-    _refuse_outside(reader, found, kind, block)
-    kinds = reader.target.kinds
-    relocated = reader.kept[block - 1]
-    place = reader.position[relocated] + found.offset.view(np.int64)
+def _addends_in_place(reader: ElfReader, found: Relocations) -> Rows:
+    """Read the addends of relocations from the fields that they relocate: int64[n]."""
+    kind = _kinds(reader, found)
+    _refuse_outside(reader, found, kind)
+    place = reader.position[found.tables.relocated].repeat(found.count) + found.offset.view(np.int64)
     addend = np.zeros(len(place), np.int64)
-    for number in np.unique(kind).tolist():
+    for number in np.bincount(kind).nonzero()[0].tolist():
         of_kind = (kind == number).nonzero()[0]
-        if kinds[number].applied:
-            addend[of_kind] = kinds[number].field.load(reader.batch.pool, place[of_kind])
-    return Relocations(found.section, found.offset, found.type, found.symbol, addend)
-
-
-def _blocks(reader: ElfReader, found: Relocations) -> Rows:
-    """The block that each relocation changes: int64[n]."""
-    section = found.section
-    blocks: Rows = reader.block_of[reader.first_section[reader.owner[section]] + reader.info[section]]
-    return blocks
+        described: Kind = reader.target.kinds[number]
+        if described.applied:
+            addend[of_kind] = described.field.load(reader.batch.pool, place[of_kind])
+    return addend
 
 
 def _kinds(reader: ElfReader, found: Relocations) -> Rows:
     """The kind of each relocation by its number: int64[n]. Raises UnsupportedRelocation."""
     kinds = reader.target.kinds
-    table = kinds.row_of_elf
-    kind = table[np.minimum(found.type, len(table) - 1)]
-    unusable = (kind < 0) | ~kinds.supported[kind]
-    if unusable.any():
-        first = int(unusable.argmax())
-        number = int(found.type[first])
-        known: Kind | None = kinds[int(kind[first])] if kind[first] >= 0 else None
-        same = (found.type == number).nonzero()[0]
-        raise UnsupportedRelocation(
-            known.name if known else "of an unknown type",
-            number,
-            known.reason if known else f"the ABI of {reader.target.name} has no relocation of this number",
-            [_place(reader, found, row) for row in same.tolist()],
-        )
+    kind = kinds.row_of_elf[np.minimum(found.type, len(kinds.row_of_elf) - 1)]
+    usable = kinds.supported[kind]
+    if np.count_nonzero(usable) < len(usable):
+        raise _unsupported(reader, found, int((~usable).argmax()), kind)
     return kind
 
 
+def _unsupported(reader: ElfReader, found: Relocations, row: int, kind: Rows) -> UnsupportedRelocation:
+    """Make the error for a relocation that is not applied, with all places of its number."""
+    number = int(found.type[row])
+    same = (found.type == number).nonzero()[0].tolist()
+    known: Kind = reader.target.kinds[int(kind[row])]
+    if known.number == number:
+        name, reason = known.name, known.reason
+    else:
+        name, reason = "of unknown type", f"the ABI of {reader.target.name} has no relocation of this number"
+    return UnsupportedRelocation(name, number, reason, [_place(reader, found, each) for each in same])
+
+
 def _place(reader: ElfReader, found: Relocations, row: int) -> Place:
-    table = int(found.section[row])
-    owner = int(reader.owner[table])
-    section = int(reader.first_section[owner] + reader.info[table])
-    name = LinkGraph(reader.target, reader.batch.pool).name_at(int(reader.name[section]))
-    return Place(reader.batch.names[owner], name, int(found.offset[row]))
+    table = int(found.count.cumsum().searchsorted(row, "right"))
+    name = reader.section_name(int(found.tables.relocated[table]))
+    return Place(reader.batch.names[int(found.tables.owner[table])], name, int(found.offset[row]))
 
 
-def _refuse_outside(reader: ElfReader, found: Relocations, kind: Rows, block: Rows) -> None:
+def _refuse_outside(reader: ElfReader, found: Relocations, kind: Rows) -> None:
     """Refuse a relocation whose field does not lie inside its section."""
-    size = reader.size[reader.kept[block - 1]]
+    size = reader.size[found.tables.relocated].repeat(found.count)
     field = reader.target.kinds.size[kind].view(np.uint64)
+    # The offset may be anything up to 2**64, so nothing is added to it.
     outside = (found.offset > size) | (size - found.offset < field)
-    reader.batch.refuse_any(outside, "a relocation lies outside its section", reader.owner[found.section])
+    if np.count_nonzero(outside):
+        reader.batch.refuse_any(outside, "a relocation lies outside its section", found.owner())
 
 
 def _add_edges(reader: ElfReader, graph: LinkGraph, found: Relocations) -> None:
     """Fill the edge table."""
-    owner = reader.owner[found.section]
-    reader.batch.refuse_any(
-        found.symbol >= np.maximum(reader.symbol_count[owner], 1), "a relocation refers to a symbol that is not there", owner
-    )
-    kind, block = _kinds(reader, found), _blocks(reader, found)
-    _refuse_outside(reader, found, kind, block)
-    has_symbols = reader.symbol_count[owner] > 0
+    tables, count = found.tables, found.count
+    symbols = np.maximum(reader.symbol_count, NO_SYMBOLS_BUT_NULL)[tables.owner].repeat(count)
+    stray = found.symbol >= symbols
+    if np.count_nonzero(stray):
+        reader.batch.refuse_any(stray, "a relocation refers to a symbol that is not there", found.owner())
+    kind = _kinds(reader, found)
+    _refuse_outside(reader, found, kind)
+    # The symbols of an input without any are the null symbol, row 0.
+    first = np.where(reader.symbol_count > 0, reader.first_symbol, 0)[tables.owner].repeat(count)
     graph.edges.fill(
-        block=_behind_null(block),
+        block=_behind_null(reader.block_of[tables.relocated].repeat(count)),
         offset=_behind_null(found.offset.view(np.int64)),
         kind=_behind_null(kind),
-        target=_behind_null(np.where(has_symbols, reader.first_symbol[owner] + found.symbol, 0)),
+        target=_behind_null(first + found.symbol),
         addend=_behind_null(found.addend),
     )
     graph.sort_edges()
@@ -199,8 +225,3 @@ def _add_edges(reader: ElfReader, graph: LinkGraph, found: Relocations) -> None:
 def _behind_null(column: Rows) -> Rows:
     """Put the null row in front of a column."""
     return np.concatenate((NULL_ROW, column))
-
-
-NULL_ROW = np.zeros(1, np.int64)
-
-__all__ = ["NO_ROWS", "Relocations", "read_relocations"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jitlink.columns import Buffer, Column, Rows, as_address
-from jitlink.errors import OutOfRange, Place
+from jitlink.errors import OutOfRange, Place, UnsupportedRelocation
 from jitlink.formulas import Addresses, Kind
 from jitlink.graph import LinkGraph
 
@@ -51,8 +51,7 @@ class EdgeLetters(dict[str, Any]):
 
 def values_of(kind: Kind, letters: EdgeLetters) -> Addresses:
     """Compute the formula of a kind for the edges of letters. Returns uint64[edges]."""
-    with np.errstate(over="ignore"):
-        values: Addresses = np.broadcast_to(kind.value.of(letters), len(letters.rows))
+    values: Addresses = kind.value.of(letters)
     return values
 
 
@@ -74,14 +73,19 @@ def apply_fixups(
     kinds = graph.target.kinds
     kind_of_edge = edges.kind
     live = graph.blocks.live[edges.block]
-    all_live = bool(live[1:].all())
+    all_live = np.count_nonzero(live) == len(live)
     for number in np.bincount(kind_of_edge).nonzero()[0].tolist():
         kind: Kind = kinds[number]  # type: ignore[assignment]
-        if not kind.applied:
+        if not kind.applied and not kind.reason:
             continue
         of_kind = kind_of_edge == number
         rows = (of_kind if all_live else of_kind & live).nonzero()[0]
-        apply_kind(graph, image, positions, kind, EdgeLetters(graph, rows, addresses, np.uint64(got)), advise)
+        if kind.applied:
+            apply_kind(graph, image, positions, kind, EdgeLetters(graph, rows, addresses, np.uint64(got)), advise)
+        elif len(rows):
+            # Readers refuse these kinds; a graph that was built by hand may still hold one.
+            places = [place_of(graph, row) for row in rows.tolist()]
+            raise UnsupportedRelocation(kind.name, kind.number, kind.reason, places)
 
 
 def apply_kind(
@@ -95,7 +99,7 @@ def apply_kind(
     """Apply one kind to the edges of letters: compute all, check all, then write all."""
     values = values_of(kind, letters)
     bad = kind.check.bad(values)
-    if bad is not None and bad.any():
+    if bad is not None and np.count_nonzero(bad):
         raise out_of_range(graph, kind, letters.rows[bad], values[bad], advise)
     edges = graph.edges
     places = positions[edges.block[letters.rows]] + edges.offset[letters.rows]

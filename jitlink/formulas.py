@@ -88,7 +88,8 @@ class Field:
 
     def load(self, image: Buffer, positions: Column) -> npt.NDArray[np.int64]:
         """Read back what is in the words, sign-extended: the addend of a relocation that has none of its own."""
-        return load_records(image, positions, self.word).view(self.word.str.replace("u", "i")).astype(np.int64)
+        signed_word = np.dtype(self.word.str.replace("u", "i"))
+        return load_records(image, positions, signed_word).astype(np.int64)
 
     def __str__(self) -> str:
         return f"word{8 * self.size}" if self.size else "none"
@@ -159,12 +160,12 @@ class Through(enum.IntEnum):
     """What the target of an edge has to be turned into before the formula can be computed."""
 
     DIRECT = 0
-    GOT_ENTRY = 1
-    """The symbol's GOT entry."""
-    RELAXABLE_GOT_ENTRY = 2
-    """The symbol's GOT entry, or the symbol itself if the instruction is rewritten."""
-    BRANCH = 3
+    BRANCH = 1
     """The symbol, or a stub that jumps to it where the symbol is out of reach."""
+    GOT_ENTRY = 2
+    """The symbol's GOT entry."""
+    RELAXABLE_GOT_ENTRY = 3
+    """The symbol's GOT entry, or the symbol itself if the instruction is rewritten."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,8 @@ class KindTable(Sequence[Kind]):
     """The kinds of an architecture, numbered by row, with columns over the rows.
 
     Columns: size (int64[kinds], bytes of the field), through (uint8[kinds]), supported (bool[kinds]);
-    row_of_elf (int64[...]): the row of each ELF relocation number, 0 where there is no such number.
+    row_of_elf (int64[...]): the row of each ELF relocation number; where there is no such number, and
+    for the last entry, which stands for all higher ones, a row that is not supported.
     """
 
     def __init__(self, kinds: Sequence[Kind]) -> None:
@@ -207,7 +209,8 @@ class KindTable(Sequence[Kind]):
         self.supported = np.array([not kind.reason for kind in kinds])
         self.applied = np.array([kind.applied for kind in kinds])
         self.by_name = {kind.name: row for row, kind in enumerate(kinds)}
-        self.row_of_elf = np.full(max(kind.number for kind in kinds) + 2, -1, np.int64)
+        unknown = next(row for row, kind in enumerate(kinds) if kind.reason)
+        self.row_of_elf = np.full(max(kind.number for kind in kinds) + 2, unknown, np.int64)
         for row, kind in enumerate(kinds):
             if kind.number >= 0:
                 self.row_of_elf[kind.number] = row

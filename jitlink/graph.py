@@ -322,7 +322,7 @@ class GraphTable(Table[View]):
 class Sections(GraphTable[SectionRow]):
     """Named parts of inputs."""
 
-    name = column("int64", doc="position of the name: see LinkGraph.name_at")
+    name = column("int64", null=-1, doc="position of the name: see LinkGraph.name_at")
     input = column("int64", doc="number in LinkGraph.inputs; 0 is the linker itself")
     protection = column("uint8", doc="Protection, as running code sees it")
     lifetime = column("uint8", doc="Lifetime")
@@ -345,7 +345,7 @@ class Blocks(GraphTable[BlockRow]):
     zero_fill = column("bool", doc="all zero; content is not used")
     group = column("int64", refers="groups", doc="COMDAT group of the block, or 0")
     follows = column("int64", refers="blocks", doc="block whose fate it shares (SHF_LINK_ORDER), or 0")
-    live = column("bool", doc="still part of the link")
+    live = column("bool", null=True, doc="still part of the link")
     address = column("uint64", unit="byte", doc="of the first byte, after layout; 0 for row 0")
 
     row_view = BlockRow
@@ -354,13 +354,14 @@ class Blocks(GraphTable[BlockRow]):
 class Symbols(GraphTable[SymbolRow]):
     """Names for places; the address of a symbol is its block's address plus its offset."""
 
-    name = column("int64", doc="position of the name: see LinkGraph.name_at")
+    name = column("int64", null=-1, doc="position of the name: see LinkGraph.name_at")
     block = column("int64", refers="blocks", doc="block that defines it; 0 if absolute or undefined")
     offset = column("uint64", unit="byte", doc="from the block's start; an absolute address; a common's alignment")
     size = column("uint64", unit="byte", doc="as the input says")
     linkage = column("uint8", doc="Linkage")
-    scope = column("uint8", doc="Scope")
-    definition = column("uint8", doc="Definition")
+    scope = column("uint8", null=Scope.LOCAL, doc="Scope")
+    # Nothing has to be found for the null symbol, which every relocation without a symbol points at.
+    definition = column("uint8", null=Definition.ABSOLUTE, doc="Definition")
     kind = column("uint8", doc="SymbolKind")
     input = column("int64", doc="number in LinkGraph.inputs; 0 is the linker itself")
 
@@ -423,8 +424,8 @@ class Groups(GraphTable[GroupRow]):
 
 NO_NAME = -1
 """The position of the empty name."""
-PADDING = 16
-"""Bytes of zero behind the last input of a pool, so that a short record may be read at any position."""
+PADDING = 64
+"""Bytes of zero behind the last input of a pool: short records may be read anywhere, and an empty one at the end."""
 FEW_NAMES = 24
 """Up to this many names are read one by one."""
 
@@ -464,9 +465,6 @@ class LinkGraph:
         self.symbols = Symbols(self)
         self.edges = Edges(self)
         self.groups = Groups(self)
-        for table in (self.sections, self.symbols):
-            table.name[0] = NO_NAME
-        self.blocks.live[0] = True
 
     # Names and content
 

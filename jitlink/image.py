@@ -37,7 +37,9 @@ class ImageSegment:
 class Image:
     """A finished link: bytes at addresses.
 
-    Attributes: base (of the first segment), size (bytes), segments, graph (as the link left it).
+    Attributes: base (of the first segment), size (bytes), segments, graph (as the link left it),
+    initialisers (addresses of the functions to call before all others), debug_sections (relocated, of
+    each input by name, if the link was asked for them).
     """
 
     def __init__(self, linked: Linked) -> None:
@@ -45,6 +47,7 @@ class Image:
         self.size = linked.layout.size
         self.graph = linked.graph
         self.initialisers = linked.cycle.initialisers
+        self.debug_sections = linked.debug_sections
         self._definitions = linked.definitions()
         image = linked.image
         self.segments = [
@@ -125,8 +128,8 @@ class _GivenNames:
         return None
 
     def is_function(self, address: int) -> bool:
-        """Nobody says what is at the caller's addresses; code that takes one may call it."""
-        return True
+        """Nobody says what is at the caller's addresses; a stub in the place of data would be read as the data."""
+        return False
 
     def datum(self, address: int) -> bytes | None:
         """Nobody knows what is at the caller's addresses."""
@@ -141,6 +144,7 @@ def link_image(
     whole_archive: bool = False,
     dead_strip: bool | None = None,
     exports: Sequence[str] | None = None,
+    debug: bool = False,
     passes: Mapping[str, Sequence[UserPass]] | None = None,
     trace: Trace | None = None,
 ) -> Image:
@@ -148,21 +152,23 @@ def link_image(
 
     base: a multiple of 4096. define: addresses of names that the inputs do not define, as a mapping or a
     callable. target: the machine, by default that of the first object. exports: the names to take
-    archive members for, and to keep when dead_strip is set. Raises LinkError.
+    archive members for, and to keep when dead_strip is set. debug: relocate the debug sections too; they
+    are in Image.debug_sections. Raises LinkError.
     """
     inputs = collect(sources, whole_archive=whole_archive)
     machine = target_of(inputs, target)
     graphs = list(inputs.graphs)
     if inputs.objects:
-        graphs.append(inputs.read(inputs.objects, machine))
+        graphs.append(inputs.read(inputs.objects, machine, everything=debug))
     if inputs.libraries:
         wanted = [name.encode(errors="surrogateescape") for name in exports or ()]
-        graphs += take_members([inputs], graphs, wanted, set(), machine)
+        graphs += take_members([inputs], graphs, wanted, set(), machine, everything=debug)
     if not graphs:
         raise LinkFailure("there is nothing to link: no object is given, and nothing asks for a member of the archives")
     options = Options(
         exports=exports,
         dead_strip=bool(inputs.libraries) if dead_strip is None else dead_strip,
+        debug=debug,
         passes=passes or {},
         trace=trace,
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from jitlink.arches.architecture import Architecture
-from jitlink.columns import Buffer
+from jitlink.columns import Buffer, load_records
 from jitlink.errors import MalformedInput, UnreadableInput, UnsupportedInput
 from jitlink.formats.archive import Archive, is_archive, read_archive
 from jitlink.formats.batch import Batch
@@ -34,6 +34,8 @@ DEEPEST_NESTING = 8
 BITCODE = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")
 IR_TEXT = re.compile(rb"\s*(;|source_filename\s*=|target (datalayout|triple)|define |declare |module asm|@[\w.\"$-]+\s*=)")
 SMALLEST_HEADER = 20
+LONGEST_MAGIC = 16
+ELF_MAGIC = int.from_bytes(b"\x7fELF", "little")
 OTHER_FORMATS = {
     b"\xcf\xfa\xed\xfe": "a Mach-O file",
     b"\xca\xfe\xba\xbe": "a universal Mach-O file",
@@ -57,7 +59,7 @@ class Member:
 class Library:
     """An archive whose members are taken as they are needed.
 
-    Attributes: name, members (only those that have content), inputs (the pool they lie in), archive.
+    Attributes: name, members (a row for each row of the archive), inputs (the pool they lie in), archive.
     """
 
     name: str
@@ -76,12 +78,14 @@ class Library:
 
     def _scan(self, target: Architecture) -> dict[bytes, int]:
         """Make the index of an archive that has none (`ar rcS`)."""
-        graph = self.inputs.read(self.members, target)
+        objects = [row for row, member in enumerate(self.members) if is_elf(self.inputs.head_of(member))]
+        graph = self.inputs.read([self.members[row] for row in objects], target)
         symbols = graph.symbols
         defined = (symbols.scope != Scope.LOCAL) & (symbols.definition != Definition.UNDEFINED)
         rows = defined.nonzero()[0]
         found = zip(graph.names_at(symbols.name[rows]), (symbols.input[rows] - 1).tolist(), strict=True)
-        return dict(reversed(list(found)))
+        # Of several members that define a name, the first stays.
+        return {name: objects[member] for name, member in reversed(list(found))}
 
     def take(self, name: bytes, target: Architecture) -> Member | None:
         """Take the member that defines a name; None if there is none or it was taken before."""
@@ -118,6 +122,10 @@ class Inputs:
         if first is None or first.size < SMALLEST_HEADER:
             return None
         return machine_of(self.pool[first.start : first.start + SMALLEST_HEADER].tobytes())
+
+    def head_of(self, member: Member) -> bytes:
+        """The first bytes of a member, by which its format is told."""
+        return self.pool[member.start : member.start + min(member.size, LONGEST_MAGIC)].tobytes()
 
     def first_name(self) -> str | None:
         """The name of the first object."""
@@ -232,32 +240,43 @@ class _Sorter:
         if is_archive(pool, member.start, member.size):
             self._open_archive(member, path, depth)
             return
-        if not is_elf(self._head(member)):
-            raise not_linkable(self._head(member), member)
+        head = self.inputs.head_of(member)
+        if not is_elf(head):
+            raise not_linkable(head, member)
         self.inputs.objects.append(member)
-
-    def _head(self, member: Member) -> bytes:
-        return self.inputs.pool[member.start : member.start + min(member.size, 16)].tobytes()
 
     def _open_archive(self, member: Member, path: Path | None, depth: int) -> None:
         """Take the members of an archive in, or the archive as a library."""
         if depth == DEEPEST_NESTING:
             raise UnsupportedInput(f"archives nested more than {DEEPEST_NESTING} deep", input=member.name)
         archive = read_archive(self.inputs.pool, member.start, member.size, member.name)
+        if archive.thin and depth:
+            # A thin archive could name itself, and be read for ever.
+            raise UnsupportedInput("a thin archive inside an archive", input=member.name)
         if archive.thin:
             members = self._fetch(archive, path)
         else:
             starts, sizes = archive.starts.tolist(), archive.sizes.tolist()
             names = [f"{member.name}({name})" for name in archive.member_names]
             members = [Member(*row) for row in zip(names, starts, sizes, strict=True)]
-        nested = [row for row, each in enumerate(members) if is_archive(self.inputs.pool, each.start, each.size)]
         if self.whole_archive:
-            for each in members:
-                self.sort(each, path, depth + 1)
+            self._take_all(members, path, depth)
             return
         self.inputs.libraries.append(Library(member.name, members, self.inputs, archive))
-        for row in nested:
-            self._open_archive(members[row], path, depth + 1)
+        for each in members:
+            if is_archive(self.inputs.pool, each.start, each.size):
+                self._open_archive(each, path, depth + 1)
+
+    def _take_all(self, members: list[Member], path: Path | None, depth: int) -> None:
+        """Take all members as objects; one look tells whether all of them are."""
+        starts = np.array([member.start for member in members], np.int64)
+        sizes = np.array([member.size for member in members], np.int64)
+        magic = load_records(self.inputs.pool, starts, np.dtype("<u4"))
+        if np.count_nonzero((magic == ELF_MAGIC) & (sizes >= 4)) == len(members):
+            self.inputs.objects += members
+            return
+        for each in members:
+            self.sort(each, path, depth + 1)
 
     def _fetch(self, archive: Archive, path: Path | None) -> list[Member]:
         """Read the members of a thin archive, whose names are paths relative to it, behind the pool."""

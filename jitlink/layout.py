@@ -1,39 +1,46 @@
 """Layout: where in the image each block goes.
 
-Blocks of one protection lie together in a segment, since pages have one protection each. Inside a
-segment blocks go by falling alignment and otherwise in input order: when every block's size is rounded
-up to its own alignment, each next block is aligned where the last one ends, so that all offsets are one
-cumulative sum. Blocks that must lie side by side in a given order, such as initialiser arrays, unwind
-records and the sections that __start_NAME and __stop_NAME enclose, come after those of their segment;
-they are few, and they are placed one by one.
+Blocks of one protection lie together in a segment, since pages have one protection each. A segment is a
+row of runs: first the blocks with content, by falling alignment and otherwise in input order; then the
+sets of blocks that must lie side by side in input order, such as initialiser arrays, unwind records and
+the sections that __start_NAME and __stop_NAME enclose; last the blocks of zeroes.
+
+When every block of a run is rounded up to its own alignment, and no block's alignment is larger than
+that of the one before, each block is aligned where the last one ends. So one sort and one cumulative
+sum place all blocks, and a loop only goes over the runs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from jitlink.columns import NO_ROWS, Rows, align_up, starts_of
+from jitlink.columns import Rows, align_up, starts_of
 from jitlink.errors import LinkFailure
 from jitlink.graph import LinkGraph, Purpose
 from jitlink.protection import Protection
 
+Sets = dict[tuple[int, bytes], list[int]]
+"""The blocks of each set, in order, under its Purpose and, for named sets, the name."""
+
 CODE = Protection.READ | Protection.EXECUTE
 DATA = Protection.READ | Protection.WRITE
-SEGMENT_ORDER = ((CODE, False), (Protection.READ, False), (DATA, False), (CODE, True), (Protection.READ, True), (DATA, True))
-"""The protections of the segments in order, and whether they hold the large sections, which come last."""
-GROUPED_PURPOSES = frozenset(
-    (
-        Purpose.PREINIT_ARRAY,
-        Purpose.INIT_ARRAY,
-        Purpose.FINI_ARRAY,
-        Purpose.CTORS,
-        Purpose.DTORS,
-        Purpose.EH_FRAME,
-        Purpose.NAMED_SET,
-    )
-)
+SEGMENT_ORDER = (CODE, Protection.READ, DATA)
+PLACE_OF_PROTECTION = np.zeros(8, np.int64)
+PLACE_OF_PROTECTION[list(SEGMENT_ORDER)] = np.arange(len(SEGMENT_ORDER))
+LARGE = len(SEGMENT_ORDER)
+"""Added to the place of a segment of large sections: they come last, since they may be far from the rest."""
+
+CONTENT, SETS, ZEROES = range(3)
+"""The parts of a segment, in order."""
+IN_SETS = np.zeros(max(Purpose) + 1, np.bool_)
+IN_SETS[[Purpose.PREINIT_ARRAY, Purpose.INIT_ARRAY, Purpose.FINI_ARRAY]] = True
+IN_SETS[[Purpose.CTORS, Purpose.DTORS, Purpose.EH_FRAME, Purpose.NAMED_SET]] = True
+NAMED_SET, EH_FRAME = int(Purpose.NAMED_SET), int(Purpose.EH_FRAME)
+
+SET_BITS, ALIGNMENT_BITS = 24, 31
+"""What the sort key holds below the place of the segment and the part: the set, and the alignment."""
 MOST_PADDING = 1 << 28
 """Bytes of padding that alignments may ask for beside the content itself."""
 
@@ -57,17 +64,14 @@ class Layout:
     """Where everything is.
 
     Attributes: segments; position (int64[blocks], bytes from the start of the image; 0 for dead blocks);
-    order (int64[n], the placed blocks by position); size (bytes, a multiple of the page size); alignment
-    (bytes, what the start of the image must be a multiple of); sets (for each grouped set of blocks,
-    under its purpose and name, the blocks in order).
+    order (int64[n], the placed blocks by position); size (bytes, a multiple of the page size); sets.
     """
 
     segments: list[Segment]
     position: Rows
     order: Rows
     size: int
-    alignment: int
-    sets: dict[tuple[Purpose, bytes], list[int]] = field(default_factory=dict)
+    sets: Sets
 
     @property
     def filled(self) -> int:
@@ -76,106 +80,129 @@ class Layout:
 
 
 def lay_out(graph: LinkGraph, page_size: int) -> Layout:
-    """Give every live block its place. Changes nothing in the graph."""
+    """Give every live block its place. Changes nothing in the graph.
+
+    Raises LinkFailure where sections that must lie side by side need protections that no page has, and
+    where alignments ask for memory out of all proportion.
+    """
     blocks, sections = graph.blocks, graph.sections
-    live = blocks.live.copy()
-    live[0] = False
-    rows = live.nonzero()[0]
+    rows = blocks.live.nonzero()[0][1:]
     section = blocks.section[rows]
-    purpose = sections.purpose[section]
-    grouped = (purpose >= Purpose.PREINIT_ARRAY) & (purpose != Purpose.NOTE) & (purpose != Purpose.TLS)
-    sets = _sets(graph, rows[grouped]) if grouped.any() else {}
-    rows, section = (rows[~grouped], section[~grouped]) if sets else (rows, section)
-    placer = _Placer(graph, page_size)
-    protection = sections.protection[section]
-    zero = blocks.zero_fill[rows]
-    # One key says content before zero-fill, and among those the larger alignment first.
-    key = (zero.astype(np.int64) << 32) - blocks.alignment[rows]
-    large = sections.large[section]
-    for wanted, far in SEGMENT_ORDER:
-        of_segment = ((protection == wanted) & (large == far)).nonzero()[0]
-        order = of_segment[key[of_segment].argsort(kind="stable")]
-        members = [several for several in sets.values() if _protection_of(graph, several) == wanted and not far]
-        placer.place_segment(wanted, rows[order], members)
-    return Layout(
-        placer.segments,
-        placer.position,
-        np.concatenate(placer.order) if placer.order else NO_ROWS,
-        placer.end,
-        max(int(blocks.alignment[rows].max(initial=1)), page_size),
-        sets,
+    size, alignment = blocks.size[rows], blocks.alignment[rows]
+    place = PLACE_OF_PROTECTION[sections.protection[section]] + LARGE * sections.large[section]
+    run = (place * 3 + blocks.zero_fill[rows] * ZEROES) << SET_BITS
+    in_sets = IN_SETS[sections.purpose[section]].nonzero()[0]
+    sets: Sets = {}
+    run_alignment: dict[int, int] = {}
+    if len(in_sets):
+        sets = _gather_sets(graph, rows[in_sets])
+        run[in_sets], size[in_sets], run_alignment = _place_sets(graph, sets, len(in_sets))
+        rows[in_sets] = [block for members in sets.values() for block in members]
+        alignment[in_sets] = 1
+    key = (run << ALIGNMENT_BITS) - alignment
+    order = key.argsort(kind="stable")
+    rows, run, alignment = rows[order], run[order], alignment[order]
+    starts = starts_of(align_up(size[order], alignment))
+    # Where each run starts among the rows, and behind the last run.
+    first = [0, *((run[1:] != run[:-1]).nonzero()[0] + 1).tolist(), len(run)] if len(run) else [0]
+    placed = _place_runs(
+        [int(run[row]) for row in first[:-1]],
+        [run_alignment.get(int(run[row]), int(alignment[row])) for row in first[:-1]],
+        starts[first].tolist(),
+        page_size,
     )
+    position = np.zeros(len(blocks), np.int64)
+    for start, row, behind in zip(placed.starts, first[:-1], first[1:], strict=True):
+        position[rows[row:behind]] = starts[row:behind] + (start - int(starts[row]))
+    used = int(np.add.reduce(blocks.size[rows]))
+    if sum(segment.size for segment in placed.segments) - used > MOST_PADDING:
+        raise LinkFailure(f"the alignments of the sections cost more than {MOST_PADDING:#x} bytes of padding")
+    return Layout(placed.segments, position, rows, placed.end, sets)
 
 
-def _protection_of(graph: LinkGraph, members: list[int]) -> int:
-    """The protection of a set, which its members share: what any of them needs."""
-    protection = int(np.bitwise_or.reduce(graph.sections.protection[graph.blocks.section[members]]))
-    if protection & Protection.WRITE and protection & Protection.EXECUTE:
-        name = graph.blocks[members[0]].section.name
-        raise LinkFailure(f"sections named {name!r} must lie side by side, and some are code and some are writable")
-    return protection
-
-
-def _sets(graph: LinkGraph, rows: Rows) -> dict[tuple[Purpose, bytes], list[int]]:
+def _gather_sets(graph: LinkGraph, rows: Rows) -> Sets:
     """Gather the blocks that must lie side by side: by purpose, and sections of a named set by name."""
-    sets: dict[tuple[Purpose, bytes], list[int]] = {}
+    sets: Sets = {}
     section = graph.blocks.section[rows]
-    names = graph.names_at(graph.sections.name[section])
-    purposes = graph.sections.purpose[section].tolist()
-    for block, purpose, name in zip(rows.tolist(), purposes, names, strict=True):
-        named = purpose == Purpose.NAMED_SET
-        sets.setdefault((Purpose(purpose), name if named else b""), []).append(block)
+    for block, purpose, name in zip(
+        rows.tolist(), graph.sections.purpose[section].tolist(), graph.sections.name[section].tolist(), strict=True
+    ):
+        set_name = graph.raw_name_at(name) if purpose == NAMED_SET else b""
+        sets.setdefault((purpose, set_name), []).append(block)
     return sets
 
 
-class _Placer:
-    """Places segments one behind the other."""
+def _place_sets(graph: LinkGraph, sets: Sets, count: int) -> tuple[Rows, Rows, dict[int, int]]:
+    """Place the blocks of each set one by one, from the start of the set.
 
-    def __init__(self, graph: LinkGraph, page_size: int) -> None:
-        self.graph = graph
-        self.page_size = page_size
-        self.segments: list[Segment] = []
-        self.position = np.zeros(len(graph.blocks), np.int64)
-        self.order: list[Rows] = []
-        self.end = 0
+    Returns, for the blocks of all sets in order, the run that each is in and the distance from its
+    start to the next one's (int64[blocks] each); and the alignment of each run.
+    """
+    blocks, sections = graph.blocks, graph.sections
+    runs, distances, run_alignment = np.empty(count, np.int64), np.empty(count, np.int64), {}
+    at = 0
+    for number, ((purpose, name), members) in enumerate(sets.items()):
+        protection = _protection_of(graph, members, name)
+        large = bool(sections.large[blocks.section[members]].any())
+        run = (int(PLACE_OF_PROTECTION[protection] + LARGE * large) * 3 + SETS) << SET_BITS | number
+        alignments = blocks.alignment[members].tolist()
+        run_alignment[run] = max(alignments)
+        # Unwind records follow each other without a gap: a word of zeroes would end them.
+        ends = _ends(blocks.size[members].tolist(), alignments if purpose != EH_FRAME else [1] * len(members))
+        distances[at : at + len(members)] = np.diff(np.array([0, *ends]))
+        runs[at : at + len(members)] = run
+        at += len(members)
+    return runs, distances, run_alignment
 
-    def place_segment(self, protection: Protection, rows: Rows, sets: list[list[int]]) -> None:
-        """Place the blocks of a segment: those with content, the sets, then zero-fill."""
-        if not len(rows) and not sets:
-            return
-        blocks = self.graph.blocks
-        strictest = int(blocks.alignment[rows].max(initial=self.page_size))
-        start = self.end = -(-self.end // strictest) * strictest
-        content = int((~blocks.zero_fill[rows]).sum())
-        self._place_rows(rows[:content])
-        for several in sets:
-            self._place_side_by_side(several)
-        filled = self.end
-        self._place_rows(rows[content:])
-        size = self.end - start
-        wasted = filled - start - int(blocks.size[rows[:content]].sum()) - sum(int(blocks.size[several].sum()) for several in sets)
-        if wasted > MOST_PADDING:
-            raise LinkFailure(f"the alignments of the sections would cost {wasted:#x} bytes of padding")
-        self.segments.append(Segment(protection, start, filled - start, size))
-        self.end = -(-self.end // self.page_size) * self.page_size
 
-    def _place_rows(self, rows: Rows) -> None:
-        """Place blocks that are sorted by falling alignment."""
-        if not len(rows):
-            return
-        blocks = self.graph.blocks
-        alignment = blocks.alignment[rows]
-        start = int(align_up(np.int64(self.end), alignment[0]))
-        ends = starts_of(align_up(blocks.size[rows], alignment))
-        self.position[rows] = start + ends[:-1]
-        self.order.append(rows)
-        self.end = start + int(ends[-1])
+def _ends(sizes: list[int], alignments: list[int]) -> list[int]:
+    """Where the block behind each block starts, each at its own alignment; a step depends on the one before."""
+    ends, end = [], 0
+    for size, following in zip(sizes, [*alignments[1:], 1], strict=True):
+        end = -(-(end + size) // following) * following
+        ends.append(end)
+    return ends
 
-    def _place_side_by_side(self, rows: list[int]) -> None:
-        """Place blocks in the given order, each where the last one ends."""
-        blocks = self.graph.blocks
-        for row, size, alignment in zip(rows, blocks.size[rows].tolist(), blocks.alignment[rows].tolist(), strict=True):
-            self.end = -(-self.end // alignment) * alignment
-            self.position[row] = self.end
-            self.end += size
-        self.order.append(np.array(rows))
+
+def _protection_of(graph: LinkGraph, members: list[int], name: bytes) -> int:
+    """The protection of a set, which its members share: what any of them needs."""
+    protection = int(np.bitwise_or.reduce(graph.sections.protection[graph.blocks.section[members]]))
+    if protection & DATA == DATA and protection & CODE == CODE:
+        text = name.decode(errors="surrogateescape")
+        raise LinkFailure(f"sections named {text!r} must lie side by side, and some are code and some are writable")
+    return protection
+
+
+@dataclass
+class _Placed:
+    """Where runs and segments are, in bytes from the start of the image."""
+
+    starts: list[int]
+    segments: list[Segment]
+    end: int
+
+
+def _place_runs(runs: list[int], alignments: list[int], bounds: list[int], page_size: int) -> _Placed:
+    """Place runs one behind the other, and begin a segment where the protection changes.
+
+    bounds: where each run would start, and the last one end, without padding between runs.
+    """
+    placed = _Placed([], [], 0)
+    last_place = -1
+    for run, alignment, start, end in zip(runs, alignments, bounds, bounds[1:], strict=False):
+        size = end - start
+        place, part = divmod(run >> SET_BITS, 3)
+        if place != last_place:
+            last_place = place
+            boundary = max(page_size, alignment)
+            placed.end = -(-placed.end // boundary) * boundary
+            placed.segments.append(Segment(SEGMENT_ORDER[place % LARGE], placed.end, 0, 0))
+        start = -(-placed.end // alignment) * alignment
+        placed.starts.append(start)
+        placed.end = start + size
+        segment = placed.segments[-1]
+        segment.size = placed.end - segment.offset
+        if part != ZEROES:
+            segment.filled = segment.size
+    placed.end = -(-placed.end // page_size) * page_size
+    return placed

@@ -25,6 +25,7 @@ from jitlink.layout import Layout, lay_out
 from jitlink.passes.advice import advise
 from jitlink.passes.content import fill_image
 from jitlink.passes.dead_strip import dead_strip
+from jitlink.passes.debug import DebugSections, relocate_debug_sections
 from jitlink.passes.eh_frame import find_unwind_records
 from jitlink.passes.got import Tables, build_got_and_stubs
 from jitlink.passes.initialisers import LifeCycle, life_cycle
@@ -69,12 +70,13 @@ class Options:
 
     Attributes: exports (names that the link is for, None for all); dead_strip (drop what exports do not
     need); copy_data (names of variables outside that are copied into the image, since code reaches for
-    them with 32 bits); passes (user passes by stage); trace (called with the name and the seconds of each step).
+    them with 32 bits); debug (relocate the debug sections of the graph as well); passes (user passes by stage); trace (called with the name and the seconds of each step).
     """
 
     exports: Sequence[str] | None = None
     dead_strip: bool = False
     copy_data: Sequence[str] = ()
+    debug: bool = False
     passes: Mapping[str, Sequence[UserPass]] = field(default_factory=dict)
     trace: Trace | None = None
 
@@ -86,7 +88,7 @@ class Linked:
     Attributes: graph (as the passes left it), layout, base (address of the image), image (uint8[bytes],
     the image up to the last byte that is not zero-fill), addresses (uint64[symbols]), resolution,
     resolver_slots (addresses of GOT entries that the result of the resolver they hold must replace),
-    cycle.
+    cycle, debug_sections (relocated, if they were asked for).
     """
 
     graph: LinkGraph
@@ -97,6 +99,7 @@ class Linked:
     resolution: Resolution
     resolver_slots: list[int]
     cycle: LifeCycle
+    debug_sections: DebugSections
 
     def definitions(self) -> Definitions:
         """What this link defines, apart from the graph, which can then be dropped."""
@@ -132,6 +135,10 @@ class Definitions:
         row = self.number_of.get(name)
         return row if row is not None and (self.inside if inside else self.exported)[row] else None
 
+    def names(self) -> list[bytes]:
+        """All names that the dylib sees."""
+        return [name for name, row in self.number_of.items() if self.inside[row]]
+
     def exported_names(self) -> list[bytes]:
         """All names that others see."""
         return [name for name, row in self.number_of.items() if self.exported[row]]
@@ -160,7 +167,7 @@ def link(graph: LinkGraph, surroundings: Surroundings, place: Place, options: Op
     run("pre_prune")
     # One definition for each name; edges point at definitions from here.
     resolution = resolve(graph)
-    place_commons(graph)
+    place_commons(graph, resolution)
     clock("resolve")
     # Names that belong to the linker, such as __dso_handle and atexit.
     linker_symbols = define_linker_symbols(
@@ -195,7 +202,8 @@ def link(graph: LinkGraph, surroundings: Surroundings, place: Place, options: Op
     run("post_fixup")
     slots = _slot_addresses(graph, tables.resolver_slots)
     cycle = life_cycle(graph, layout, memoryview(image))
-    return Linked(graph, layout, base, image, addresses, resolution, slots, cycle)
+    debug = relocate_debug_sections(graph, addresses, got) if options.debug else {}
+    return Linked(graph, layout, base, image, addresses, resolution, slots, cycle, debug)
 
 
 class _UserPasses:
@@ -221,7 +229,7 @@ def prune(graph: LinkGraph, resolution: Resolution, linker_symbols: LinkerSymbol
         graph.sort_edges()
         unwind = find_unwind_records(graph)
         dead_strip(graph, _roots(graph, resolution, options.exports), unwind, linker_symbols.sets(graph))
-    elif not graph.blocks.live.all():
+    elif np.count_nonzero(graph.blocks.live) < len(graph.blocks):
         graph.sort_edges()
         find_unwind_records(graph).drop_dead(graph)
     else:
@@ -258,17 +266,18 @@ def find_externals(graph: LinkGraph, resolution: Resolution, surroundings: Surro
     symbols, edges = graph.symbols, graph.edges
     live = graph.blocks.live[edges.block]
     referenced = np.zeros(len(symbols), np.bool_)
-    referenced[edges.target if live.all() else edges.target[live]] = True
-    rows = (referenced & (symbols.definition == Definition.UNDEFINED)).nonzero()[0]
-    if not len(rows):
-        return
-    names = [name.decode(errors="surrogateescape") for name in graph.names_at(symbols.name[rows])]
-    required = ~np.isin(rows, resolution.undefined[~resolution.required])
-    inside = (symbols.scope[rows] == Scope.HIDDEN).tolist()
+    referenced[edges.target if np.count_nonzero(live) == len(live) else edges.target[live]] = True
+    rows = (referenced & (symbols.definition == Definition.UNDEFINED)).nonzero()[0].tolist()
     missing: dict[int, str] = {}
-    for row, name, needed, own in zip(rows.tolist(), names, required.tolist(), inside, strict=True):
-        address = surroundings.own_address_of(name) if own else surroundings.address_of(name)
-        if address is None and needed:
+    for row in rows:
+        raw_name = resolution.undefined.get(row)
+        if raw_name is None:
+            raise _reference_to_nothing(graph, row)
+        name = raw_name.decode(errors="surrogateescape")
+        # One hidden reference to a name is enough (gABI: the most constraining visibility applies).
+        inside = resolution.hidden[resolution.number_of[raw_name]]
+        address = surroundings.own_address_of(name) if inside else surroundings.address_of(name)
+        if address is None and row not in resolution.weak:
             missing[row] = name
             continue
         symbols.definition[row] = Definition.EXTERNAL
@@ -277,6 +286,12 @@ def find_externals(graph: LinkGraph, resolution: Resolution, surroundings: Surro
             _copy_datum(graph, row, name, surroundings.datum(address))
     if missing:
         raise UndefinedSymbols(list(missing.values()), [_first_reference(graph, row) for row in missing])
+
+
+def _reference_to_nothing(graph: LinkGraph, symbol: int) -> LinkFailure:
+    """Make the error for a reference to a local symbol of a section that is not part of the image."""
+    name = graph.symbols[symbol].name or "a local symbol"
+    return LinkFailure(f"{_first_reference(graph, symbol)}: refers to {name} in a section that is not part of the image")
 
 
 def _first_reference(graph: LinkGraph, symbol: int) -> ErrorPlace:

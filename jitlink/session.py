@@ -32,6 +32,7 @@ from jitlink.inputs import Inputs, Source, collect
 from jitlink.joining import join
 from jitlink.linker import Definitions, Options, Trace, UserPass, link
 from jitlink.memory import Policy
+from jitlink.passes.debug import DebugSections
 from jitlink.passes.linker_symbols import DSO_HANDLE
 from jitlink.passes.members import take_members
 from jitlink.placement import Images
@@ -111,7 +112,10 @@ class Session:
 
 
 class Dylib:
-    """Inputs that are linked together, and what they define."""
+    """Inputs that are linked together, and what they define.
+
+    Attributes: session, name, closed, debug_sections (relocated, of each input by name, where asked for).
+    """
 
     def __init__(self, session: Session, name: str) -> None:
         self.session = session
@@ -124,6 +128,7 @@ class Dylib:
         self._options = Options()
         self._linked: list[Definitions] = []
         self._finalisers: list[int] = []
+        self.debug_sections: DebugSections = {}
 
     # Inputs
 
@@ -134,6 +139,7 @@ class Dylib:
         dead_strip: bool | None = None,
         exports: Sequence[str] | None = None,
         copy_data: Sequence[str] = (),
+        debug: bool = False,
         passes: Mapping[str, Sequence[UserPass]] | None = None,
         trace: Trace | None = None,
     ) -> Dylib:
@@ -142,7 +148,8 @@ class Dylib:
         whole_archive: take all members of archives, and not only those that are needed. dead_strip: drop
         what no export needs; by default for members that are taken from archives. exports: the names
         that can be looked up, all of default visibility if None. copy_data: variables of libraries that
-        are copied into the dylib, for code that reaches for them with 32 bits. passes: functions that
+        are copied into the dylib, for code that reaches for them with 32 bits. debug: read and relocate
+        the debug sections too, which are then in debug_sections. passes: functions that
         are called with the link graph, by stage (see jitlink.linker.STAGES). trace: called with the name
         and the seconds of each step of the link.
 
@@ -154,7 +161,7 @@ class Dylib:
             inputs = collect(sources, whole_archive=whole_archive)
             graphs = list(inputs.graphs)
             if inputs.objects:
-                graphs.append(inputs.read(inputs.objects, self.session.target))
+                graphs.append(inputs.read(inputs.objects, self.session.target, everything=debug))
             if inputs.libraries:
                 self._libraries.append(inputs)
             self._pending += graphs
@@ -162,6 +169,7 @@ class Dylib:
                 exports=exports if exports is not None else self._options.exports,
                 dead_strip=bool(inputs.libraries) if dead_strip is None else dead_strip,
                 copy_data=[*self._options.copy_data, *copy_data],
+                debug=debug or self._options.debug,
                 passes={**self._options.passes, **(passes or {})},
                 trace=trace,
             )
@@ -200,16 +208,20 @@ class Dylib:
         """Take the members of archives that are needed, and those that these need."""
         if not self._libraries:
             return []
-        defined = {name for definitions in self._linked for name in definitions.number_of if definitions.find(name, inside=True) is not None}
+        defined = {name for definitions in self._linked for name in definitions.names()}
         names = [root.encode(errors="surrogateescape") for root in roots]
-        return take_members(self._libraries, self._pending, names, defined, self.session.target)
+        everything = self._options.debug
+        return take_members(self._libraries, self._pending, names, defined, self.session.target, everything=everything)
 
     def _link(self, graph: LinkGraph) -> None:
         linked = link(graph, self, self._images, self._options)
         self._images.place(linked)
         self._linked.append(linked.definitions())
         self._pending = []
-        self._options = Options(exports=self._options.exports, dead_strip=self._options.dead_strip)
+        self._options = Options(
+            exports=self._options.exports, dead_strip=self._options.dead_strip, debug=self._options.debug
+        )
+        self.debug_sections |= linked.debug_sections
         self._finalisers = linked.cycle.finalisers + self._finalisers
         if linked.cycle.initialisers:
             _run_initialisers(linked.cycle.initialisers)

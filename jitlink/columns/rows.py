@@ -32,6 +32,9 @@ def rows_of(first: Column, count: Column, step: int = 1) -> Rows:
         for start, n in zip(first, count):
             yield from range(start, start + n * step, step)
     """
+    if len(count) == 1:
+        start = int(first[0])
+        return np.arange(start, start + int(count[0]) * step, step)
     ends = count.cumsum()
     total = int(ends[-1]) if len(ends) else 0
     within = np.arange(0, total * step, step)
@@ -61,7 +64,7 @@ def starts_of(count: Column) -> Rows:
         yield at
     """
     starts = np.zeros(len(count) + 1, np.int64)
-    np.cumsum(count, out=starts[1:])
+    count.cumsum(out=starts[1:])
     return starts
 
 

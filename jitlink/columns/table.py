@@ -11,7 +11,7 @@ get a thin view that holds the table and the row number and reads the columns wh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,11 @@ from jitlink.columns.rows import Rows
 class ColumnDeclaration:
     """What a column holds: its dtype, what its values mean, and the table that they refer to."""
 
-    def __init__(self, dtype: str, *, doc: str, unit: str = "", refers: str = "") -> None:
+    def __init__(self, dtype: str, *, doc: str, unit: str = "", refers: str = "", null: int = 0) -> None:
         self.dtype = np.dtype(dtype)
+        # What the null row holds. Tables without rows share this array, so nobody may write to it.
+        self.empty = np.full(1, null, self.dtype)
+        self.empty.flags.writeable = False
         self.doc = doc
         self.unit = unit
         self.refers = refers
@@ -44,9 +47,12 @@ class ColumnDeclaration:
         raise AttributeError(f"{owner.__name__} holds no column {self.name}")
 
 
-def column(dtype: str, *, doc: str, unit: str = "", refers: str = "") -> Any:
-    """Declare a column of a Table; typed as Any since instances hold the array itself."""
-    return ColumnDeclaration(dtype, doc=doc, unit=unit, refers=refers)
+def column(dtype: str, *, doc: str, unit: str = "", refers: str = "", null: int = 0) -> Any:
+    """Declare a column of a Table; typed as Any since instances hold the array itself.
+
+    null: what the null row holds.
+    """
+    return ColumnDeclaration(dtype, doc=doc, unit=unit, refers=refers, null=null)
 
 
 class Row:
@@ -81,18 +87,19 @@ View = TypeVar("View", bound=Row)
 class Table(Generic[View]):
     """Columns of equal length whose row 0 is the null row."""
 
-    declarations: dict[str, ColumnDeclaration] = {}
+    declarations: ClassVar[dict[str, ColumnDeclaration]] = {}
+    empty: ClassVar[dict[str, npt.NDArray[Any]]] = {}
     moves: list[str]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         own = {name: made for name, made in vars(cls).items() if isinstance(made, ColumnDeclaration)}
         cls.declarations = {**cls.declarations, **own}
+        cls.empty = {name: declared.empty for name, declared in cls.declarations.items()}
 
     def __init__(self) -> None:
         self.moves = []
-        for name, declared in self.declarations.items():
-            self.__dict__[name] = np.zeros(1, declared.dtype)
+        self.__dict__.update(self.empty)
 
     def __len__(self) -> int:
         for name in self.declarations:
@@ -105,11 +112,13 @@ class Table(Generic[View]):
         columns: arrays of one length, of the declared dtype (a column of another dtype is converted).
         """
         rows = len(next(iter(columns.values())))
+        own = self.__dict__
         for name, declared in self.declarations.items():
             given = columns.get(name)
-            self.__dict__[name] = (
-                np.zeros(rows, declared.dtype) if given is None else given.astype(declared.dtype, copy=False)
-            )
+            if given is None:
+                own[name] = np.zeros(rows, declared.dtype)
+            else:
+                own[name] = given if given.dtype == declared.dtype else given.astype(declared.dtype)
         return self
 
     def append(self, count: int, **columns: Any) -> Rows:

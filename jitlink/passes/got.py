@@ -28,6 +28,10 @@ from jitlink.graph import Definition, LinkGraph, Scope, SymbolKind
 from jitlink.protection import Protection
 
 
+IFUNC = int(SymbolKind.IFUNC)
+BRANCH, RELAXABLE = int(Through.BRANCH), int(Through.RELAXABLE_GOT_ENTRY)
+
+
 @dataclass
 class Tables:
     """What the pass made.
@@ -49,22 +53,23 @@ def build_got_and_stubs(graph: LinkGraph, near: Near, is_function: Callable[[int
     """
     edges, symbols, target = graph.edges, graph.symbols, graph.target
     assert isinstance(target, Architecture)
-    indirect = (symbols.kind == SymbolKind.IFUNC).nonzero()[0]
-    indirect = indirect[graph.blocks.live[symbols.block[indirect]] & (symbols.block[indirect] > 0)]
+    indirect = (symbols.kind == IFUNC).nonzero()[0]
+    if len(indirect):
+        indirect = indirect[graph.blocks.live[symbols.block[indirect]] & (symbols.block[indirect] > 0)]
     through = target.kinds.through[edges.kind]
-    far = ~near[edges.target]
-    if not len(indirect) and not through.any() and not far.any():
+    far = (~near)[edges.target] & graph.blocks.live[edges.block]
+    if not len(indirect) and not np.count_nonzero(through > BRANCH) and not np.count_nonzero(far):
         return Tables()
     maker = _Maker(graph, target)
-    maker.relax((through == Through.RELAXABLE_GOT_ENTRY) & ~far & ~_aims_at(edges.target, indirect))
-    maker.stand_in(_far_functions(graph, target, far, is_function))
+    maker.relax((through == RELAXABLE) & ~far & ~_aims_at(edges.target, indirect))
+    far_rows = far.nonzero()[0]
+    maker.stand_in(_far_functions(graph, target, far_rows, is_function))
     maker.resolve_indirect(indirect)
-    through = target.kinds.through[edges.kind]
-    live = graph.blocks.live[edges.block]
-    maker.use_slots(((through == Through.GOT_ENTRY) | (through == Through.RELAXABLE_GOT_ENTRY)) & live)
-    # What stands for a far function is in the image; what was added since is aimed rightly already.
-    near = np.concatenate((near, np.ones(len(symbols) - len(near), np.bool_))) | (symbols.block > 0)
-    maker.use_stubs(_branches(graph, target, ~near[edges.target] & graph.blocks.live[edges.block]))
+    loads = (target.kinds.through[edges.kind] > BRANCH) & graph.blocks.live[edges.block]
+    maker.use_slots(loads.nonzero()[0])
+    # What stands for a far function is in the image by now.
+    far_rows = far_rows[symbols.block[edges.target[far_rows]] == 0]
+    maker.use_stubs(far_rows[_are_branches(graph, target, far_rows)])
     graph.sort_edges()
     return Tables(maker.got_section, maker.resolver_slots())
 
@@ -73,28 +78,30 @@ def _aims_at(targets: Rows, some: Rows) -> Near:
     return np.isin(targets, some) if len(some) else np.zeros(len(targets), np.bool_)
 
 
-def _branches(graph: LinkGraph, target: Architecture, far: Near) -> Rows:
-    """The far edges that are branches, by their kind or by the instruction they are in."""
-    kind = graph.edges.kind
-    named = far & (target.kinds.through[kind] == Through.BRANCH)
-    rows = (far & _of_kinds(graph, target.pc_relative)).nonzero()[0]
-    named[rows[target.is_branch(graph, rows)]] = True
-    return named.nonzero()[0]
+def _are_branches(graph: LinkGraph, target: Architecture, rows: Rows) -> Near:
+    """Which edges are branches, by their kind or by the instruction they are in: bool[rows]."""
+    branches: Near = target.kinds.through[graph.edges.kind[rows]] == BRANCH
+    unclear = _of_kinds(graph, target.pc_relative, rows).nonzero()[0]
+    branches[unclear] = target.is_branch(graph, rows[unclear])
+    return branches
 
 
-def _far_functions(graph: LinkGraph, target: Architecture, far: Near, is_function: Callable[[int], bool]) -> Rows:
-    """The far external functions whose address is taken in 32 bits."""
-    taken = far & (_of_kinds(graph, target.pc_relative) | _of_kinds(graph, tuple(target.absolute)))
-    taken &= graph.blocks.live[graph.edges.block]
-    taken[_branches(graph, target, taken)] = False
-    candidates = np.unique(graph.edges.target[taken])
-    return np.array([row for row in candidates.tolist() if graph.symbols.offset[row] and is_function(row)], np.int64)
+def _far_functions(graph: LinkGraph, target: Architecture, far: Rows, is_function: Callable[[int], bool]) -> Rows:
+    """The far external functions whose address is taken in 32 bits. far: int64[n], edges."""
+    taken = far[_of_kinds(graph, (*target.pc_relative, *target.absolute), far)]
+    taken = taken[~_are_branches(graph, target, taken)]
+    candidates = np.unique(graph.edges.target[taken]).tolist()
+    symbols = graph.symbols
+    external = [row for row in candidates if not symbols.block[row] and symbols.offset[row]]
+    return np.array([row for row in external if is_function(row)], np.int64)
 
 
-def _of_kinds(graph: LinkGraph, names: tuple[str, ...]) -> Near:
-    mask = np.zeros(len(graph.edges), np.bool_)
+def _of_kinds(graph: LinkGraph, names: tuple[str, ...], rows: Rows) -> Near:
+    """Which edges are of some kinds: bool[rows]."""
+    kind = graph.edges.kind[rows]
+    mask = np.zeros(len(rows), np.bool_)
     for name in names:
-        mask |= graph.edges.kind == graph.target.kind_number(name)
+        mask |= kind == graph.target.kind_number(name)
     return mask
 
 
@@ -146,9 +153,8 @@ class _Maker:
         symbols.kind[functions] = SymbolKind.FUNCTION
         symbols.definition[functions] = Definition.DEFINED
 
-    def use_slots(self, wanting: Near) -> None:
+    def use_slots(self, rows: Rows) -> None:
         """Aim edges at the GOT entries of their targets."""
-        rows = wanting.nonzero()[0]
         if len(rows):
             edges = self.graph.edges
             edges.target[rows] = self._slots_for(edges.target[rows])

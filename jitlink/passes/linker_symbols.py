@@ -67,8 +67,8 @@ class LinkerSymbols:
         """Give them their addresses, once the layout is known."""
         for name, row in self.late.items():
             graph.symbols.offset[row] = _late_address(name, layout, graph, base, got)
-        for row, (side, name) in self.bounds.items():
-            members = layout.sets.get((Purpose.NAMED_SET, name), [])
+        for row, (side, set_name) in self.bounds.items():
+            members = layout.sets.get((Purpose.NAMED_SET, set_name), [])
             graph.symbols.offset[row] = base + _bound(graph, layout, members, side == STOP)
 
 
@@ -84,10 +84,8 @@ def define_linker_symbols(
     __dso_handle in a dylib). in_process: whether some library has a function of this name.
     """
     definer = _Definer(graph, resolution, already_defined, in_process)
-    names = graph.names_at(graph.symbols.name[resolution.undefined])
-    for name, row in zip(names, resolution.undefined.tolist(), strict=True):
+    for row, name in list(resolution.undefined.items()):
         definer.define(name.decode(errors="surrogateescape"), row)
-    resolution.forget_defined(graph)
     return definer.found
 
 
@@ -173,6 +171,7 @@ class _Definer:
     def _set_definition(self, row: int, definition: Definition, block: int = 0) -> None:
         self.graph.symbols.definition[row] = definition
         self.graph.symbols.block[row] = block
+        self.resolution.undefined.pop(row, None)
 
 
 def _late_address(name: str, layout: Layout, graph: LinkGraph, base: int, got: int) -> int:

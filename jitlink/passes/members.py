@@ -24,10 +24,12 @@ def take_members(
     wanted: Sequence[bytes],
     defined: set[bytes],
     target: Architecture,
+    *,
+    everything: bool = False,
 ) -> list[LinkGraph]:
     """Take the members that wanted names and the undefined symbols of given graphs ask for.
 
-    defined: names that need no member. Returns the graphs of the members, one for each source and round.
+    defined: names that need no member. everything: read debug sections as well. Returns the graphs of the members, one for each source and round.
     A failure while reading gives the members back.
     """
     taken: list[LinkGraph] = []
@@ -42,7 +44,7 @@ def take_members(
                 asked.update(dict.fromkeys(refers))
             names = [name for name in asked if name not in defined]
             asked = {}
-            new = [graph for inputs in sources for graph in _round(inputs, names, target)]
+            new = [graph for inputs in sources for graph in _round(inputs, names, target, everything)]
             if not new:
                 return taken
             taken += new
@@ -52,7 +54,7 @@ def take_members(
         raise
 
 
-def _round(inputs: Inputs, names: Sequence[bytes], target: Architecture) -> list[LinkGraph]:
+def _round(inputs: Inputs, names: Sequence[bytes], target: Architecture, everything: bool) -> list[LinkGraph]:
     """Take and read the members of one source that define names."""
     members: list[Member] = []
     for name in names:
@@ -61,7 +63,7 @@ def _round(inputs: Inputs, names: Sequence[bytes], target: Architecture) -> list
             if member is not None:
                 members.append(member)
                 break
-    return [inputs.read(members, target)] if members else []
+    return [inputs.read(members, target, everything=everything)] if members else []
 
 
 def global_names(graph: LinkGraph) -> tuple[set[bytes], list[bytes]]:

@@ -16,10 +16,11 @@ import numpy.typing as npt
 from jitlink.arches.architecture import Architecture, Near
 from jitlink.columns import Rows
 from jitlink.formulas import Through
-from jitlink.graph import Definition, LinkGraph
+from jitlink.graph import Definition, LinkGraph, SymbolKind
 
 SLOT_AND_STUB = 32
 """Bytes that one GOT entry and one stub take at the most, alignment included."""
+IFUNC, EXTERNAL = int(SymbolKind.IFUNC), int(Definition.EXTERNAL)
 SLACK = 1 << 16
 """Bytes that segments and their page alignment may add to the image."""
 
@@ -46,53 +47,57 @@ def find_needs(graph: LinkGraph) -> Needs:
     """Find out what a graph needs of its place. Needs addresses of externals."""
     target, blocks, edges = graph.target, graph.blocks, graph.edges
     assert isinstance(target, Architecture)
-    live = blocks.live
-    padded = np.where(live, blocks.size + blocks.alignment, 0)
-    size = int(padded.sum())
-    large = graph.sections.large[blocks.section]
-    near_size = size - (int(padded[large].sum()) if large.any() else 0)
-    through = target.kinds.through[edges.kind]
-    extra = SLACK + SLOT_AND_STUB * (int((through > Through.DIRECT).sum()) + int((graph.symbols.kind == 10).sum()))
-    strictest = int(blocks.alignment[live].max(initial=1))
-    needs = Needs(size + extra, near_size + extra, strictest)
-    external = (graph.symbols.definition == Definition.EXTERNAL) & (graph.symbols.offset != 0)
-    outside = external.nonzero()[0]
-    if len(outside):
-        needs.preferred = int(graph.symbols.offset[outside[0]])
-    _find_ceiling(graph, target, needs)
-    if len(outside):
+    live = blocks.live.nonzero()[0]
+    alignment = blocks.alignment[live]
+    padded = blocks.size[live] + alignment
+    size = near_size = int(np.add.reduce(padded))
+    large = graph.sections.large[blocks.section[live]]
+    if np.count_nonzero(large):
+        near_size -= int(padded[large].sum())
+    of_kind = np.bincount(edges.kind, minlength=len(target.kinds))
+    through = int(np.add.reduce(of_kind[target.kinds.through > Through.DIRECT]))
+    indirect = np.count_nonzero(graph.symbols.kind == IFUNC)
+    external = (graph.symbols.definition == EXTERNAL) & (graph.symbols.offset > 0)
+    outside = np.count_nonzero(external)
+    extra = SLACK + SLOT_AND_STUB * (through + indirect + outside)
+    needs = Needs(size + extra, near_size + extra, int(np.maximum.reduce(alignment)))
+    if outside:
+        needs.preferred = int(graph.symbols.offset[external.argmax()])
+    _find_ceiling(graph, target, needs, of_kind)
+    if needs.preferred and not needs.ceiling:
         _find_required(graph, target, needs, external)
     return needs
 
 
-def _find_ceiling(graph: LinkGraph, target: Architecture, needs: Needs) -> None:
-    """Look for 32-bit absolute references to what is in the image or will get a stub there."""
+def _find_ceiling(graph: LinkGraph, target: Architecture, needs: Needs, of_kind: Rows) -> None:
+    """Look for 32-bit absolute references to what is in the image or will get a stub there.
+
+    of_kind: int64[kinds], the edges of each kind.
+    """
     edges, symbols = graph.edges, graph.symbols
     for name, limit in target.absolute.items():
-        rows = _live_edges_of(graph, name)
-        if len(rows):
-            into = edges.target[rows]
-            if ((symbols.block[into] > 0) | (symbols.offset[into] >= limit)).any():
-                needs.ceiling = min(needs.ceiling or limit, limit)
-                needs.required.clear()
+        if not of_kind[target.kind_number(name)]:
+            continue
+        into = edges.target[_live_edges_of(graph, name)]
+        if np.count_nonzero((symbols.block[into] > 0) | (symbols.offset[into] >= limit)):
+            needs.ceiling = min(needs.ceiling or limit, limit)
 
 
 def _find_required(graph: LinkGraph, target: Architecture, needs: Needs, external: npt.NDArray[np.bool_]) -> None:
     """Look for 32-bit distances to data outside; a branch can go through a stub instead."""
-    if needs.ceiling:
-        return
     edges = graph.edges
     for name in target.pc_relative:
         rows = _live_edges_of(graph, name)
         rows = rows[external[edges.target[rows]]]
-        rows = rows[~target.is_branch(graph, rows)]
-        needs.required += graph.symbols.offset[np.unique(edges.target[rows])].tolist()
+        if len(rows):
+            rows = rows[~target.is_branch(graph, rows)]
+            needs.required += graph.symbols.offset[np.unique(edges.target[rows])].tolist()
 
 
 def _live_edges_of(graph: LinkGraph, kind: str) -> Rows:
-    of_kind = graph.edges.kind == graph.target.kind_number(kind)
-    rows: Rows = of_kind.nonzero()[0]
-    return rows[graph.blocks.live[graph.edges.block[rows]]] if len(rows) else rows
+    rows = (graph.edges.kind == graph.target.kind_number(kind)).nonzero()[0]
+    live: Rows = rows[graph.blocks.live[graph.edges.block[rows]]]
+    return live
 
 
 def near_symbols(graph: LinkGraph, base: int, needs: Needs, linker_defined: Rows) -> Near:
@@ -102,15 +107,15 @@ def near_symbols(graph: LinkGraph, base: int, needs: Needs, linker_defined: Rows
     """
     target, symbols = graph.target, graph.symbols
     assert isinstance(target, Architecture)
+    # What is outside has its address; where nothing defines a symbol there is no address.
+    lowest = max(base + needs.near_size - target.reach, 0)
+    distance = symbols.offset - np.uint64(lowest)
+    near = (distance < np.uint64(max(base + target.reach - lowest, 0))) & (symbols.offset > 0)
     inside = symbols.block > 0
     compact = needs.near_size < target.reach
-    near = inside & compact
-    if graph.sections.large.any():
+    near[inside] = compact
+    if np.count_nonzero(graph.sections.large):
         near &= ~graph.sections.large[graph.blocks.section[symbols.block]]
     near[linker_defined] = compact
-    low, high = max(base + needs.near_size - target.reach, 0), base + target.reach
-    address = symbols.offset
-    near |= ~inside & (symbols.definition == Definition.EXTERNAL) & (address >= low) & (address < high) & (address > 0)
-    # An absolute symbol is where it says; what is not is never in reach.
-    near |= (symbols.definition == Definition.ABSOLUTE) & ~inside & (address >= low) & (address < high)
+    near[0] = True
     return near

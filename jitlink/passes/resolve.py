@@ -16,12 +16,20 @@ from itertools import count
 import numpy as np
 import numpy.typing as npt
 
-from jitlink.columns import NO_ROWS, Rows, lowest_by, rows_by
+from jitlink.columns import Rows, lowest_by, rows_by
 from jitlink.errors import DuplicateDefinitions, Place
-from jitlink.graph import Definition, Linkage, LinkGraph, Scope, SymbolKind
+from jitlink.graph import NO_NAME, Definition, LinkGraph, Scope, SymbolKind
+from jitlink.protection import Protection
 
 STRONG, COMMON, WEAK, NOT_DEFINED = range(4)
 """How good a definition is; the lowest wins."""
+RANK_OF_DEFINITION = np.array([NOT_DEFINED, STRONG, STRONG, COMMON, NOT_DEFINED])
+"""By Definition, for symbols that are not weak."""
+RANK_SHIFT = 40
+ORDER_MASK = (1 << RANK_SHIFT) - 1
+
+UNDEFINED, DEFINED, ABSOLUTE, IS_COMMON, EXTERNAL = map(int, Definition)
+HIDDEN, LOCAL = int(Scope.HIDDEN), int(Scope.LOCAL)
 
 
 @dataclass
@@ -31,16 +39,16 @@ class Resolution:
     Attributes:
         number_of: the number of each global name; numbers are below len(winner), but not dense.
         winner: int64[names], the symbol that a name stands for; where nobody defines it, its first reference.
-        undefined: int64[n], the winners that nobody defines.
-        required: bool[n], whether a strong reference asks for each of undefined.
         hidden: bool[names], whether some input keeps the name inside the dylib.
+        undefined: the name of each winner that nobody defines, by its symbol.
+        weak: those of undefined that only weak references ask for.
     """
 
     number_of: dict[bytes, int]
     winner: Rows
-    undefined: Rows = field(default_factory=lambda: NO_ROWS)
-    required: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
-    hidden: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    hidden: npt.NDArray[np.bool_]
+    undefined: dict[int, bytes] = field(default_factory=dict)
+    weak: set[int] = field(default_factory=set)
 
     def symbol(self, name: bytes) -> int:
         """The symbol that a name stands for, or 0."""
@@ -52,13 +60,7 @@ class Resolution:
         self.number_of[name] = len(self.winner)
         self.winner = np.append(self.winner, symbol)
         self.hidden = np.append(self.hidden, False)
-        self.undefined = np.append(self.undefined, symbol)
-        self.required = np.append(self.required, True)
-
-    def forget_defined(self, graph: LinkGraph) -> None:
-        """Take out of undefined what has been defined meanwhile."""
-        still = graph.symbols.definition[self.undefined] == Definition.UNDEFINED
-        self.undefined, self.required = self.undefined[still], self.required[still]
+        self.undefined[symbol] = name
 
 
 def resolve(graph: LinkGraph) -> Resolution:
@@ -67,14 +69,14 @@ def resolve(graph: LinkGraph) -> Resolution:
     Drops the blocks of COMDAT groups that lost. Raises DuplicateDefinitions with all of them at once.
     """
     symbols = graph.symbols
-    rows = ((symbols.scope != Scope.LOCAL) & (symbols.name != symbols.name[0])).nonzero()[0]
+    rows = ((symbols.scope != LOCAL) & (symbols.name != NO_NAME)).nonzero()[0]
     names = graph.names_at(symbols.name[rows])
     number_of: dict[bytes, int] = {}
     # A name's number is the place of its first occurrence, which setdefault hands out by itself.
     number = np.fromiter(map(number_of.setdefault, names, count()), np.int64, len(names))
     if len(graph.groups) > 1:
         drop_losing_groups(graph, rows, number)
-    return _choose(graph, rows, number, number_of)
+    return _choose(graph, rows, number, names, number_of)
 
 
 def drop_losing_groups(graph: LinkGraph, rows: Rows, number: Rows) -> None:
@@ -89,11 +91,10 @@ def drop_losing_groups(graph: LinkGraph, rows: Rows, number: Rows) -> None:
     lost = np.zeros(len(groups), np.bool_)
     lost[comdat] = first[signature[comdat]] != comdat
     dropped = lost[blocks.group]
-    if not dropped.any():
+    if not np.count_nonzero(dropped):
         return
     blocks.live &= ~dropped
-    undefined = dropped[symbols.block]
-    symbols.definition[undefined] = Definition.UNDEFINED
+    symbols.definition[dropped[symbols.block]] = UNDEFINED
 
 
 def _group_names(graph: LinkGraph, rows: Rows, number: Rows) -> Rows:
@@ -125,32 +126,40 @@ def _merge_with_globals(
         signature[group] = meaning.get(name, signature[group])
 
 
-def _choose(graph: LinkGraph, rows: Rows, number: Rows, number_of: dict[bytes, int]) -> Resolution:
-    """Choose the winner of each name and aim the edges."""
+def _choose(graph: LinkGraph, rows: Rows, number: Rows, names: list[bytes], number_of: dict[bytes, int]) -> Resolution:
+    """Choose the winner of each name and aim the edges.
+
+    rows: int64[n], the global symbols; number: int64[n], the number of the name of each; names: of each.
+    """
     symbols = graph.symbols
-    definition, linkage = symbols.definition[rows], symbols.linkage[rows]
-    rank = np.full(len(rows), STRONG)
-    rank[linkage == Linkage.WEAK] = WEAK
-    rank[definition == Definition.COMMON] = COMMON
-    rank[definition == Definition.UNDEFINED] = NOT_DEFINED
-    _refuse_duplicates(graph, rows[rank == STRONG], number[rank == STRONG], len(rows))
-    order = np.arange(len(rows))
-    if (rank == COMMON).any():
-        _grow_commons(graph, rows, number, rank == COMMON)
-    best = lowest_by(number, (rank << 40) + order, len(rows), 0) & (1 << 40) - 1
-    winner = rows[best] if len(rows) else NO_ROWS
-    result = Resolution(number_of, winner)
-    resolved = np.arange(len(symbols))
-    resolved[rows] = winner[number]
-    graph.edges.target = resolved[graph.edges.target]
-    result.hidden = np.zeros(len(rows), np.bool_)
-    result.hidden[number[symbols.scope[rows] == Scope.HIDDEN]] = True
-    wanted = (rank[best] == NOT_DEFINED) & (number == order) if len(rows) else np.empty(0, np.bool_)
-    names_wanted = wanted.nonzero()[0]
-    result.undefined = winner[names_wanted]
-    strong = np.zeros(len(rows), np.bool_)
-    strong[number[linkage != Linkage.WEAK]] = True
-    result.required = strong[names_wanted]
+    definition = symbols.definition[rows]
+    strong = symbols.linkage[rows] == STRONG
+    rank = RANK_OF_DEFINITION[definition]
+    rank[~strong & (rank == STRONG)] = WEAK
+    hidden = np.zeros(len(rows), np.bool_)
+    hidden[number[symbols.scope[rows] == HIDDEN]] = True
+    if len(number_of) == len(rows):
+        # Every name occurs once, so every symbol wins.
+        result = Resolution(number_of, rows, hidden)
+        unmet = (rank == NOT_DEFINED).nonzero()[0]
+        required = strong
+    else:
+        _refuse_duplicates(graph, rows, number, rank)
+        if np.count_nonzero(rank == COMMON):
+            _grow_commons(graph, rows, number, rank == COMMON)
+        best = lowest_by(number, (rank << RANK_SHIFT) + np.arange(len(rows)), len(rows), 0) & ORDER_MASK
+        result = Resolution(number_of, rows[best], hidden)
+        resolved = np.arange(len(symbols))
+        resolved[rows] = result.winner[number]
+        graph.edges.target = resolved[graph.edges.target]
+        # A number that is no name's first occurrence is nobody's.
+        unmet = ((rank[best] == NOT_DEFINED) & (number == np.arange(len(rows)))).nonzero()[0]
+        required = np.zeros(len(rows), np.bool_)
+        required[number[strong]] = True
+    for name, symbol, needed in zip(unmet.tolist(), result.winner[unmet].tolist(), required[unmet].tolist(), strict=True):
+        result.undefined[symbol] = names[name]
+        if not needed:
+            result.weak.add(symbol)
     return result
 
 
@@ -163,12 +172,14 @@ def _grow_commons(graph: LinkGraph, rows: Rows, number: Rows, common: npt.NDArra
         column[rows[common]] = largest[number[common]]
 
 
-def _refuse_duplicates(graph: LinkGraph, rows: Rows, number: Rows, names: int) -> None:
+def _refuse_duplicates(graph: LinkGraph, rows: Rows, number: Rows, rank: Rows) -> None:
     """Raise DuplicateDefinitions for the names with several strong definitions."""
-    times = np.bincount(number, minlength=names)
-    if not (times > 1).any():
+    strong = (rank == STRONG).nonzero()[0]
+    rows, number = rows[strong], number[strong]
+    times = np.bincount(number, minlength=len(rank))
+    if not np.count_nonzero(times > 1):
         return
-    by_name, first = rows_by(number, names)
+    by_name, first = rows_by(number, len(rank))
     twice = (times > 1).nonzero()[0].tolist()
     definers = [rows[by_name[first[name] : first[name + 1]]].tolist() for name in twice]
     raise DuplicateDefinitions(
@@ -183,14 +194,14 @@ def _definition_place(graph: LinkGraph, row: int) -> Place:
     return Place(graph.inputs[int(graph.symbols.input[row])], section, symbol.offset if section else None)
 
 
-def place_commons(graph: LinkGraph) -> None:
+def place_commons(graph: LinkGraph, resolution: Resolution) -> None:
     """Give every common symbol that won its name a zero-fill block of its own. Needs aimed edges."""
     symbols = graph.symbols
-    rows = (symbols.definition == Definition.COMMON).nonzero()[0]
+    rows = (symbols.definition == IS_COMMON).nonzero()[0]
     if not len(rows):
         return
-    from jitlink.protection import Protection
-
+    won = resolution.winner[list(resolution.number_of.values())]
+    rows = rows[np.isin(rows, won) | (symbols.scope[rows] == LOCAL)]
     section = graph.add_section("COMMON", Protection.READ | Protection.WRITE)
     blocks = graph.blocks.append(
         len(rows),
@@ -202,5 +213,5 @@ def place_commons(graph: LinkGraph) -> None:
     )
     symbols.block[rows] = blocks
     symbols.offset[rows] = 0
-    symbols.definition[rows] = Definition.DEFINED
+    symbols.definition[rows] = DEFINED
     symbols.kind[rows] = SymbolKind.OBJECT
