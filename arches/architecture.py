@@ -18,6 +18,7 @@ from jitlink.formulas import KindTable
 if TYPE_CHECKING:
     from jitlink.graph import LinkGraph
 
+
 @dataclass(frozen=True)
 class Routine:
     """A short piece of machine code that the linker can add.

@@ -43,12 +43,12 @@ def _versioned(shuffle: str, function: str) -> Routine:
 DSO_IN_RDX, DSO_IN_RSI, DSO_IN_RCX = "488d1500000000", "488d3500000000", "488d0d00000000"
 CLEAR_ESI = "31f6"
 # Move two or four arguments one register on, last first, to make room for the version in %edi.
-TWO_ON = "4889f2" "4889fe"
-FOUR_ON = "4989c8" "4889d1" + TWO_ON
+TWO_ON = "4889f24889fe"
+FOUR_ON = "4989c84889d1" + TWO_ON
 # mknod takes the device by value and the real function by pointer: it is put on the stack.
-SPILL_RDX = "4883ec18" "4889542408" "488d4c2408" "89f2" "4889fe" "31ff"
-SPILL_RCX = "4883ec18" "48894c2408" "4c8d442408" "89d1" "4889f2" "89fe" "31ff"
-RETURN = "4883c418" "c3"
+SPILL_RDX = "4883ec184889542408488d4c240889f24889fe31ff"
+SPILL_RCX = "4883ec1848894c24084c8d44240889d14889f289fe31ff"
+RETURN = "4883c418c3"
 
 SUPPORT = {
     "atexit": _register(DSO_IN_RDX, "__cxa_atexit", CLEAR_ESI),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from jitlink.columns import Buffer, Rows
 from jitlink.errors import MalformedInput
 
+
 @dataclass(frozen=True)
 class Batch:
     """Inputs that lie in one buffer, which goes on for graph.PADDING bytes behind the last of them.

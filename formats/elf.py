@@ -26,6 +26,7 @@ from jitlink.errors import InputError, MalformedInput, UnsupportedInput
 from jitlink.formats import elf_layout as elf
 from jitlink.formats.batch import Batch
 from jitlink.formats.elf_compressed import unpack_sections
+from jitlink.formats.elf_groups import SectionGroups, read_groups
 from jitlink.formats.elf_names import purposes_by_name
 from jitlink.formats.elf_relocations import read_relocations
 from jitlink.graph import NO_NAME, Definition, Lifetime, LinkGraph, Purpose, Scope, SymbolKind
@@ -48,9 +49,7 @@ PURPOSE_OF_TYPE[elf.SHT_NOTE] = Purpose.NOTE
 PURPOSE_OF_TYPE[elf.SHT_INIT_ARRAY] = Purpose.INIT_ARRAY
 PURPOSE_OF_TYPE[elf.SHT_FINI_ARRAY] = Purpose.FINI_ARRAY
 PURPOSE_OF_TYPE[elf.SHT_PREINIT_ARRAY] = Purpose.PREINIT_ARRAY
-PROTECTION_OF_FLAGS = np.array(
-    [1, 3, 1, 3, 5, 5, 5, 5], np.uint8
-)
+PROTECTION_OF_FLAGS = np.array([1, 3, 1, 3, 5, 5, 5, 5], np.uint8)
 """By the flags SHF_WRITE (1) and SHF_EXECINSTR (4); of an image, a section with both is refused."""
 SCOPE_OF_BINDING = np.full(16, Scope.DEFAULT, np.uint8)
 SCOPE_OF_BINDING[elf.STB_LOCAL] = Scope.LOCAL
@@ -91,8 +90,8 @@ def read_elf(batch: Batch, target: Architecture, *, everything: bool = False) ->
     if everything:
         unpack_sections(reader)
     reader.read_symbols()
-    reader.read_groups()
-    return reader.graph()
+    groups = read_groups(reader)
+    return reader.graph(groups)
 
 
 class ElfReader:
@@ -249,10 +248,7 @@ class ElfReader:
         """Decide which sections become blocks. Leaves block_of: the block row of each section, or 0."""
         structure = IS_STRUCTURE[np.minimum(self.type, ORDINARY_TYPES)]
         part_of_image = (self.flags & (elf.SHF_ALLOC | elf.SHF_EXCLUDE)) == elf.SHF_ALLOC
-        if everything:
-            kept = ~structure & (self.type != elf.SHT_CREL)
-        else:
-            kept = part_of_image & ~structure
+        kept = ~structure & (self.type != elf.SHT_CREL) if everything else ~structure & part_of_image
         # Row 0 of the graph's tables is the null row: section 0 of the first input is a null section.
         self.kept = np.concatenate((ZERO, kept.nonzero()[0]))
         self.block_of = np.zeros(len(self.type), I64)
@@ -397,49 +393,16 @@ class ElfReader:
         self.batch.refuse_any(outside, "its extended index table is too short", owner)
         return load_records(self.batch.pool, self.position[table] + entry * 4, WORD).astype(I64)
 
-    def read_groups(self) -> None:
-        """Read the section groups. Leaves group_of: the group of each section, or 0; and their signatures."""
-        self.group_of = np.zeros(len(self.type), I64)
-        tables = (self.type == elf.SHT_GROUP).nonzero()[0]
-        self.groups = len(tables)
-        if not len(tables):
-            return
-        owner = self.owner[tables]
-        refuse = self.batch.refuse_any
-        size = self.size[tables].view(I64)
-        refuse((size < 4) | (size % 4 != 0), "a section group is not a table of 4-byte words", owner)
-        flags = load_records(self.batch.pool, self.position[tables], WORD)
-        signature = self.headers["info"][tables].astype(I64)
-        refuse(signature >= self.symbol_count[owner], "the signature of a section group is not there", owner)
-        self.group_signature = self.first_symbol[owner] + signature
-        self.group_comdat = (flags & elf.GRP_COMDAT) != 0
-        count = size // 4 - 1
-        index = load_records(self.batch.pool, rows_of(self.position[tables] + 4, count, 4), WORD).astype(I64)
-        member_owner = owner.repeat(count)
-        refuse(
-            (index == 0) | (index >= self.section_count[member_owner]),
-            "a section group has a member that is not there",
-            member_owner,
-        )
-        member = self.first_section[member_owner] + index
-        refuse(self.type[member] == elf.SHT_GROUP, "a section group has a group as its member", member_owner)
-        refuse(
-            np.bincount(member, minlength=len(self.type))[member] > 1,
-            "a section is in two section groups",
-            member_owner,
-        )
-        self.group_of[member] = np.arange(1, len(tables) + 1).repeat(count)
-
-    def graph(self) -> LinkGraph:
+    def graph(self, groups: SectionGroups) -> LinkGraph:
         """Make the link graph of what was read."""
         graph = LinkGraph(self.target, self.batch.pool, self.batch.names)
         self._fill_sections(graph)
         self._fill_blocks(graph)
         self._fill_symbols(graph)
-        if self.groups:
+        if len(groups.signature):
+            graph.blocks.group = self._of_kept(groups.group_of)
             graph.groups.fill(
-                signature=np.concatenate((ZERO, self.group_signature)),
-                comdat=np.concatenate((NOT, self.group_comdat)),
+                signature=np.concatenate((ZERO, groups.signature)), comdat=np.concatenate((NOT, groups.comdat))
             )
         tables = self.string_tables[self.position[self.string_tables].argsort(kind="stable")]
         graph.string_tables = (self.position[tables], self.size[tables].view(I64))
@@ -482,8 +445,6 @@ class ElfReader:
             zero_fill=self._of_kept(self.type) == elf.SHT_NOBITS,
             live=live,
         )
-        if self.groups:
-            graph.blocks.group = self._of_kept(self.group_of)
         ordered = ((self.kept_flags & elf.SHF_LINK_ORDER) != 0).nonzero()[0]
         if len(ordered):
             section = kept[ordered]

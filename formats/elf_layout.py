@@ -42,9 +42,7 @@ SHDR = np.dtype(
         ("entsize", "<u8"),
     ]
 )
-SYM = np.dtype(
-    [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("shndx", "<u2"), ("value", "<u8"), ("size", "<u8")]
-)
+SYM = np.dtype([("name", "<u4"), ("info", "u1"), ("other", "u1"), ("shndx", "<u2"), ("value", "<u8"), ("size", "<u8")])
 RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
 REL = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4")])
 CHDR = np.dtype([("type", "<u4"), ("reserved", "<u4"), ("size", "<u8"), ("addralign", "<u8")])

@@ -128,4 +128,3 @@ def place_of(graph: LinkGraph, edge: int) -> Place:
     """Say where an edge is, in the words of an error."""
     row = graph.edges[edge]
     return Place(row.block.input, row.block.section.name, row.offset)
-

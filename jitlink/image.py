@@ -107,7 +107,9 @@ class _FixedPlace:
     def choose(self, needs: Needs) -> int:
         """The address that the caller gave."""
         if self.base % max(needs.alignment, IMAGE_PAGE):
-            raise LinkFailure(f"the base address {self.base:#x} is not a multiple of {max(needs.alignment, IMAGE_PAGE)}")
+            raise LinkFailure(
+                f"the base address {self.base:#x} is not a multiple of {max(needs.alignment, IMAGE_PAGE)}"
+            )
         if self.base + needs.size > 1 << 64:
             raise LinkFailure(f"an image of {needs.size:#x} bytes does not fit behind the base address {self.base:#x}")
         return self.base

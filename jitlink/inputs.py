@@ -32,7 +32,9 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | LinkGraph
 DEEPEST_NESTING = 8
 """Archives in archives: no build makes more than two levels."""
 BITCODE = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")
-IR_TEXT = re.compile(rb"\s*(;|source_filename\s*=|target (datalayout|triple)|define |declare |module asm|@[\w.\"$-]+\s*=)")
+IR_TEXT = re.compile(
+    rb"\s*(;|source_filename\s*=|target (datalayout|triple)|define |declare |module asm|@[\w.\"$-]+\s*=)"
+)
 SMALLEST_HEADER = 20
 LONGEST_MAGIC = 16
 ELF_MAGIC = int.from_bytes(b"\x7fELF", "little")

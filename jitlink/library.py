@@ -91,7 +91,9 @@ class Library:
                 with self.ffi._lock:
                     return sort, self.ffi._get_cached_btype(declarations[f"{sort} {name}"][0])
         if name in self.dylib:
-            raise AttributeError(f"{name} is linked, but its type is not known: declare it with cdef(), or use function()")
+            raise AttributeError(
+                f"{name} is linked, but its type is not known: declare it with cdef(), or use function()"
+            )
         raise AttributeError(f"{self.dylib!r} has no symbol {name!r}")
 
     def close(self) -> None:

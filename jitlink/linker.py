@@ -197,7 +197,9 @@ def link(graph: LinkGraph, surroundings: Surroundings, place: Place, options: Op
     image = fill_image(graph, layout)
     clock("content")
     addresses = graph.symbols.addresses()
-    apply_fixups(graph, image, layout.position, addresses, got, lambda kind, edge: advise(graph, kind, edge, base, addresses))
+    apply_fixups(
+        graph, image, layout.position, addresses, got, lambda kind, edge: advise(graph, kind, edge, base, addresses)
+    )
     clock("fixups")
     run("post_fixup")
     slots = _slot_addresses(graph, tables.resolver_slots)
@@ -291,7 +293,9 @@ def find_externals(graph: LinkGraph, resolution: Resolution, surroundings: Surro
 def _reference_to_nothing(graph: LinkGraph, symbol: int) -> LinkFailure:
     """Make the error for a reference to a local symbol of a section that is not part of the image."""
     name = graph.symbols[symbol].name or "a local symbol"
-    return LinkFailure(f"{_first_reference(graph, symbol)}: refers to {name} in a section that is not part of the image")
+    return LinkFailure(
+        f"{_first_reference(graph, symbol)}: refers to {name} in a section that is not part of the image"
+    )
 
 
 def _first_reference(graph: LinkGraph, symbol: int) -> ErrorPlace:
@@ -309,9 +313,7 @@ def _copy_datum(graph: LinkGraph, row: int, name: str, content: bytes | None) ->
     symbols.block[row], symbols.offset[row], symbols.definition[row] = block, 0, Definition.DEFINED
 
 
-def assign_addresses(
-    graph: LinkGraph, layout: Layout, base: int, tables: Tables, linker_symbols: LinkerSymbols
-) -> int:
+def assign_addresses(graph: LinkGraph, layout: Layout, base: int, tables: Tables, linker_symbols: LinkerSymbols) -> int:
     """Give every block its address, and the linker's own symbols theirs. Returns the address of the GOT."""
     blocks = graph.blocks
     blocks.address = layout.position.view(np.uint64) + np.uint64(base)

@@ -21,6 +21,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -349,11 +350,17 @@ class Dylib:
 
 def _run_initialisers(functions: list[int]) -> None:
     """Call initialisers as glibc does, with the arguments of main."""
-    arguments = [os.fsencode(argument) for argument in sys.argv]
-    argv = (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
+    argv = _arguments_of_main()
     environment = ctypes.c_void_p.in_dll(ctypes.pythonapi, "environ").value
     for function in functions:
-        INITIALISER(function)(len(arguments), ctypes.addressof(argv), environment)
+        INITIALISER(function)(len(argv) - 1, ctypes.addressof(argv), environment)
+
+
+@cache
+def _arguments_of_main() -> ctypes.Array[ctypes.c_char_p]:
+    """argv, kept for good: initialisers remember it, as that of Rust's standard library does."""
+    arguments = [os.fsencode(argument) for argument in sys.argv]
+    return (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
 
 
 def _cxa_finalize(handle: int) -> None:

@@ -115,8 +115,8 @@ def renumber(keep: npt.NDArray[np.bool_]) -> Rows:
 def accumulate(target: Column, rows: Column, values: Column) -> None:
     """Add each value to its row of target, also where a row is named more than once.
 
-        for row, value in zip(rows, values):
-            target[row] += value
+    for row, value in zip(rows, values):
+        target[row] += value
     """
     np.add.at(target, rows, values)
 
@@ -197,8 +197,8 @@ def load_records(buffer: Buffer, positions: Column, dtype: np.dtype[Any]) -> Col
 def store_records(buffer: Buffer, positions: Column, records: Column) -> None:
     """Scatter records to byte positions, at any alignment; the inverse of load_records.
 
-        for position, record in zip(positions, records):
-            buffer[position : position + record.itemsize] = record.tobytes()
+    for position, record in zip(positions, records):
+        buffer[position : position + record.itemsize] = record.tobytes()
     """
     if len(positions):
         size = records.dtype.itemsize

@@ -11,6 +11,7 @@ import numpy as np
 
 from jitlink.arches.architecture import Architecture
 from jitlink.columns import Buffer
+from jitlink.errors import MemoryRefused
 from jitlink.graph import LinkGraph
 from jitlink.layout import Layout
 from jitlink.protection import Protection
@@ -22,9 +23,13 @@ def fill_image(graph: LinkGraph, layout: Layout) -> Buffer:
     """Make the image and copy every block with content to its place.
 
     Returns uint8[layout.filled]; code segments are filled with the target's trap where no block is.
+    Raises MemoryRefused: zero-fill that lies before content can make an image of any size.
     """
     assert isinstance(graph.target, Architecture)
-    image = np.zeros(layout.filled, np.uint8)
+    try:
+        image = np.zeros(layout.filled, np.uint8)
+    except MemoryError:
+        raise MemoryRefused(f"there is no memory for an image of {layout.filled:#x} bytes, zero-fill included") from None
     for segment in layout.segments:
         if segment.protection & Protection.EXECUTE:
             image[segment.offset : segment.offset + segment.filled] = graph.target.trap

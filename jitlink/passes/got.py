@@ -27,7 +27,6 @@ from jitlink.formulas import Through
 from jitlink.graph import Definition, LinkGraph, Scope, SymbolKind
 from jitlink.protection import Protection
 
-
 IFUNC = int(SymbolKind.IFUNC)
 BRANCH, RELAXABLE = int(Through.BRANCH), int(Through.RELAXABLE_GOT_ENTRY)
 
@@ -182,7 +181,9 @@ class _Maker:
         if not self.got_section:
             self.got_section = self.graph.add_section(".got", Protection.READ)
         size = self.target.kinds[self.target.kind_number(kind)].field.size
-        return self.graph.add_pieces(self.got_section, bytes(size), len(targets), [(0, kind, targets, 0)], alignment=size)
+        return self.graph.add_pieces(
+            self.got_section, bytes(size), len(targets), [(0, kind, targets, 0)], alignment=size
+        )
 
     def _make_stubs(self, slots: Rows) -> Rows:
         if not self.stub_section:

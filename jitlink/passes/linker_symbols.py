@@ -131,7 +131,6 @@ class _Definer:
         block = graph.add_block(section, bytes(pointer.field.size), alignment=pointer.field.size)
         graph.add_edge(block, 0, self.target.pointer, row)
         self._set_definition(row, Definition.DEFINED, block)
-        graph.symbols.scope[row] = Scope.HIDDEN
 
     def _define_bound(self, name: str, row: int) -> None:
         """Define __start_NAME or __stop_NAME, if there are sections of that name."""
@@ -153,7 +152,6 @@ class _Definer:
         self.text = self.text or graph.add_section(".text", Protection.READ | Protection.EXECUTE)
         block = graph.add_block(self.text, routine.content)
         self._set_definition(row, Definition.DEFINED, block)
-        graph.symbols.scope[row] = Scope.HIDDEN
         graph.symbols.kind[row] = SymbolKind.FUNCTION
         for offset, kind, target_name, addend in routine.edges:
             graph.add_edge(block, offset, kind, self._reference(target_name), addend)
@@ -169,9 +167,13 @@ class _Definer:
         return row
 
     def _set_definition(self, row: int, definition: Definition, block: int = 0) -> None:
-        self.graph.symbols.definition[row] = definition
-        self.graph.symbols.block[row] = block
-        self.resolution.undefined.pop(row, None)
+        """Define a symbol, for this dylib alone: every dylib has bounds and a handle of its own."""
+        symbols = self.graph.symbols
+        symbols.definition[row] = definition
+        symbols.block[row] = block
+        symbols.scope[row] = Scope.HIDDEN
+        name = self.resolution.undefined.pop(row)
+        self.resolution.hidden[self.resolution.number_of[name]] = True
 
 
 def _late_address(name: str, layout: Layout, graph: LinkGraph, base: int, got: int) -> int:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from jitlink.arches.architecture import Architecture, Near
 from jitlink.columns import Rows
+from jitlink.errors import LinkFailure
 from jitlink.formulas import Through
 from jitlink.graph import Definition, LinkGraph, SymbolKind
 
@@ -23,6 +24,8 @@ SLOT_AND_STUB = 32
 IFUNC, EXTERNAL = int(SymbolKind.IFUNC), int(Definition.EXTERNAL)
 SLACK = 1 << 16
 """Bytes that segments and their page alignment may add to the image."""
+LARGEST_IMAGE = 1 << 56
+"""Bytes: the addresses that any host has for a process. Zero-fill may claim more without a file to match."""
 
 
 @dataclass
@@ -44,12 +47,18 @@ class Needs:
 
 
 def find_needs(graph: LinkGraph) -> Needs:
-    """Find out what a graph needs of its place. Needs addresses of externals."""
+    """Find out what a graph needs of its place. Needs addresses of externals.
+
+    Raises LinkFailure for an image that fits no address space.
+    """
     target, blocks, edges = graph.target, graph.blocks, graph.edges
     assert isinstance(target, Architecture)
     live = blocks.live.nonzero()[0]
     alignment = blocks.alignment[live]
     padded = blocks.size[live] + alignment
+    # Added up as float64 first: sizes of 64 bits could go round.
+    if np.add.reduce(padded, dtype=np.float64) > LARGEST_IMAGE:
+        raise LinkFailure(f"its sections have more than {LARGEST_IMAGE:#x} bytes together, which fit no address space")
     size = near_size = int(np.add.reduce(padded))
     large = graph.sections.large[blocks.section[live]]
     if np.count_nonzero(large):

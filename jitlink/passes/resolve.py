@@ -156,7 +156,9 @@ def _choose(graph: LinkGraph, rows: Rows, number: Rows, names: list[bytes], numb
         unmet = ((rank[best] == NOT_DEFINED) & (number == np.arange(len(rows)))).nonzero()[0]
         required = np.zeros(len(rows), np.bool_)
         required[number[strong]] = True
-    for name, symbol, needed in zip(unmet.tolist(), result.winner[unmet].tolist(), required[unmet].tolist(), strict=True):
+    for name, symbol, needed in zip(
+        unmet.tolist(), result.winner[unmet].tolist(), required[unmet].tolist(), strict=True
+    ):
         result.undefined[symbol] = names[name]
         if not needed:
             result.weak.add(symbol)
