@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from jitlink.arches.architecture import Architecture, Stub
 from jitlink.arches.x86_64_support import SUPPORT
-from jitlink.columns import NO_ROWS, Rows
+from jitlink.columns import Rows
 from jitlink.formulas import (
     GOT,
     WORD8,
@@ -153,16 +153,16 @@ def is_branch(graph: LinkGraph, rows: Rows) -> npt.NDArray[np.bool_]:
 
 
 def bytes_before(graph: LinkGraph, rows: Rows) -> tuple[Rows, Rows]:
-    """Read the two bytes before each fixup; zeroes where the block starts in between or is not in the pool."""
-    offset = graph.edges.offset[rows]
-    block = graph.edges.block[rows]
-    place = graph.blocks.content[block] + offset
-    inside = (offset >= 2) & (place < len(graph.pool)) & ~graph.blocks.zero_fill[block]
+    """Read the two bytes before each fixup; zero for a byte before the block, or where nothing is in the pool."""
     if not len(graph.pool):
-        return NO_ROWS.repeat(0), NO_ROWS.repeat(0)
-    place = np.where(inside, place, 2)
-    first = np.where(inside, graph.pool[place - 2], 0)
-    second = np.where(inside, graph.pool[place - 1], 0)
+        return np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+    block, offset = graph.edges.block[rows], graph.edges.offset[rows]
+    place = graph.blocks.content[block] + offset
+    readable = (place < len(graph.pool)) & ~graph.blocks.zero_fill[block]
+    # A block that starts with a call has one byte before its first field.
+    far, near = (readable & (offset >= distance) for distance in (2, 1))
+    first = np.where(far, graph.pool[np.where(far, place - 2, 0)], 0)
+    second = np.where(near, graph.pool[np.where(near, place - 1, 0)], 0)
     return first, second
 
 

@@ -25,7 +25,6 @@ from jitlink.columns import NO_ROWS, Buffer, Rows, load_records, owners, rows_of
 from jitlink.errors import InputError, MalformedInput, UnsupportedInput
 from jitlink.formats import elf_layout as elf
 from jitlink.formats.batch import Batch
-from jitlink.formats.elf_compressed import unpack_sections
 from jitlink.formats.elf_groups import SectionGroups, read_groups
 from jitlink.formats.elf_names import purposes_by_name
 from jitlink.formats.elf_relocations import read_relocations
@@ -88,6 +87,8 @@ def read_elf(batch: Batch, target: Architecture, *, everything: bool = False) ->
     reader.read_section_headers()
     reader.choose_sections(everything)
     if everything:
+        from jitlink.formats.elf_compressed import unpack_sections
+
         unpack_sections(reader)
     reader.read_symbols()
     groups = read_groups(reader)
@@ -251,7 +252,7 @@ class ElfReader:
         kept = ~structure & (self.type != elf.SHT_CREL) if everything else ~structure & part_of_image
         # Row 0 of the graph's tables is the null row: section 0 of the first input is a null section.
         self.kept = np.concatenate((ZERO, kept.nonzero()[0]))
-        self.block_of = np.zeros(len(self.type), I64)
+        self.block_of = np.zeros(max(len(self.type), 1), I64)
         self.block_of[self.kept] = np.arange(len(self.kept))
         self.kept_flags = self.flags[self.kept] if len(self.flags) else np.zeros(1, U64)
         self.part_of_image = part_of_image[self.kept] if len(self.flags) else np.zeros(1, np.bool_)

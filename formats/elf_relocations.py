@@ -22,7 +22,7 @@ from jitlink.graph import LinkGraph
 if TYPE_CHECKING:
     from jitlink.formats.elf import ElfReader
 
-NULL_ROW = np.zeros(1, np.int64)
+ZERO, ONE = np.zeros(1, np.int64), np.ones(1, np.int64)
 NO_SYMBOLS_BUT_NULL = 1
 
 
@@ -73,9 +73,9 @@ def read_relocations(reader: ElfReader, graph: LinkGraph) -> None:
     forms = kind[tables.section]
     rela = forms == elf.SHT_RELA
     if np.count_nonzero(rela) == len(rela):
-        _add_edges(reader, graph, _read_records(reader, tables, elf.RELA))
+        _add_edges(reader, graph, _read_records(reader, tables, elf.RELA, behind_null=True))
         return
-    parts = [_read_records(reader, tables.take(rela), elf.RELA)]
+    parts = [_read_records(reader, tables.take(rela), elf.RELA, behind_null=True)]
     rel = _read_records(reader, tables.take(forms == elf.SHT_REL), elf.REL)
     rel.addend = _addends_in_place(reader, rel)
     parts += [rel, *_read_compact(reader, tables.take(forms == elf.SHT_CREL))]
@@ -115,8 +115,10 @@ def _of_kept_sections(reader: ElfReader, rows: Rows) -> Tables:
     return tables
 
 
-def _read_records(reader: ElfReader, tables: Tables, record: np.dtype[np.void]) -> Relocations:
-    """Read RELA or REL sections."""
+def _read_records(
+    reader: ElfReader, tables: Tables, record: np.dtype[np.void], *, behind_null: bool = False
+) -> Relocations:
+    """Read RELA or REL sections. behind_null: with an empty record in front, which is of no kind."""
     size = reader.size[tables.section].view(np.int64)
     count = size // record.itemsize
     reader.batch.refuse_any(
@@ -125,6 +127,12 @@ def _read_records(reader: ElfReader, tables: Tables, record: np.dtype[np.void]) 
         tables.owner,
     )
     positions = rows_of(reader.position[tables.section], count, record.itemsize)
+    if behind_null:
+        # The graph's edges start with a null row. It is read from the zeroes behind the last input, as
+        # the one relocation of the null section.
+        positions = np.concatenate(([len(reader.batch.pool) - record.itemsize], positions))
+        count = np.concatenate((ONE, count))
+        tables = Tables(*(np.concatenate((ZERO, column)) for column in (tables.section, tables.owner, tables.relocated)))
     records = load_records(reader.batch.pool, positions, record)
     addend = records["addend"] if record is elf.RELA else np.zeros(len(records), np.int64)
     kind, symbol = records["type"].astype(np.int64), records["symbol"].astype(np.int64)
@@ -202,7 +210,7 @@ def _refuse_outside(reader: ElfReader, found: Relocations, kind: Rows) -> None:
 
 
 def _add_edges(reader: ElfReader, graph: LinkGraph, found: Relocations) -> None:
-    """Fill the edge table."""
+    """Fill the edge table, of whose relocations the first is the null row."""
     tables, count = found.tables, found.count
     symbols = np.maximum(reader.symbol_count, NO_SYMBOLS_BUT_NULL)[tables.owner].repeat(count)
     stray = found.symbol >= symbols
@@ -211,17 +219,15 @@ def _add_edges(reader: ElfReader, graph: LinkGraph, found: Relocations) -> None:
     kind = _kinds(reader, found)
     _refuse_outside(reader, found, kind)
     # The symbols of an input without any are the null symbol, row 0.
-    first = np.where(reader.symbol_count > 0, reader.first_symbol, 0)[tables.owner].repeat(count)
+    target = np.where(reader.symbol_count > 0, reader.first_symbol, 0)[tables.owner].repeat(count)
+    target += found.symbol
+    target[0] = 0
     graph.edges.fill(
-        block=_behind_null(reader.block_of[tables.relocated].repeat(count)),
-        offset=_behind_null(found.offset.view(np.int64)),
-        kind=_behind_null(kind),
-        target=_behind_null(first + found.symbol),
-        addend=_behind_null(found.addend),
+        block=reader.block_of[tables.relocated].repeat(count),
+        offset=found.offset.view(np.int64),
+        kind=kind,
+        target=target,
+        addend=np.ascontiguousarray(found.addend),
     )
     graph.sort_edges()
 
-
-def _behind_null(column: Rows) -> Rows:
-    """Put the null row in front of a column."""
-    return np.concatenate((NULL_ROW, column))

@@ -15,7 +15,6 @@ import re
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -165,7 +164,7 @@ class _Content:
 
     size: int
     data: bytes | memoryview | None = None
-    path: Path | None = None
+    path: str | None = None
 
     def copy_to(self, destination: memoryview, name: str) -> None:
         if self.data is not None:
@@ -173,7 +172,7 @@ class _Content:
             return
         assert self.path is not None
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with open(self.path, "rb", buffering=0) as file:
                 read = file.readinto(destination)
         except OSError as error:
             raise UnreadableInput(str(error.strerror), input=name) from error
@@ -188,19 +187,19 @@ def _open(source: str | os.PathLike[str] | bytes | bytearray | memoryview, numbe
         name = "(bytes)" if not number else f"(bytes {number + 1})"
         head = bytes(data[:512])
         return name, _Content(len(data), data) if not _is_ir(head) else _compiled(bytes(data), name)
-    path = Path(os.fspath(source))
-    name = str(path)
+    name = os.fspath(source)
     try:
-        status = path.stat()
+        status = os.stat(name)
     except OSError as error:
         raise UnreadableInput(str(error.strerror), input=name) from error
     if stat.S_ISDIR(status.st_mode):
         raise UnsupportedInput("a directory; give the objects in it", input=name)
     if not stat.S_ISREG(status.st_mode):
         raise UnsupportedInput("not a regular file", input=name)
-    if path.suffix in (".ll", ".bc"):
-        return name, _compiled(path.read_bytes(), name)
-    return name, _Content(status.st_size, path=path)
+    if name.endswith((".ll", ".bc")):
+        with open(name, "rb") as file:
+            return name, _compiled(file.read(), name)
+    return name, _Content(status.st_size, path=name)
 
 
 def _is_ir(head: bytes) -> bool:
@@ -236,7 +235,7 @@ class _Sorter:
         self.inputs = inputs
         self.whole_archive = whole_archive
 
-    def sort(self, member: Member, path: Path | None, depth: int = 0) -> None:
+    def sort(self, member: Member, path: str | None, depth: int = 0) -> None:
         """Take one member in; path is the file that it is in."""
         pool = self.inputs.pool
         if is_archive(pool, member.start, member.size):
@@ -247,7 +246,7 @@ class _Sorter:
             raise not_linkable(head, member)
         self.inputs.objects.append(member)
 
-    def _open_archive(self, member: Member, path: Path | None, depth: int) -> None:
+    def _open_archive(self, member: Member, path: str | None, depth: int) -> None:
         """Take the members of an archive in, or the archive as a library."""
         if depth == DEEPEST_NESTING:
             raise UnsupportedInput(f"archives nested more than {DEEPEST_NESTING} deep", input=member.name)
@@ -269,7 +268,7 @@ class _Sorter:
             if is_archive(self.inputs.pool, each.start, each.size):
                 self._open_archive(each, path, depth + 1)
 
-    def _take_all(self, members: list[Member], path: Path | None, depth: int) -> None:
+    def _take_all(self, members: list[Member], path: str | None, depth: int) -> None:
         """Take all members as objects; one look tells whether all of them are."""
         starts = np.array([member.start for member in members], np.int64)
         sizes = np.array([member.size for member in members], np.int64)
@@ -280,14 +279,14 @@ class _Sorter:
         for each in members:
             self.sort(each, path, depth + 1)
 
-    def _fetch(self, archive: Archive, path: Path | None) -> list[Member]:
+    def _fetch(self, archive: Archive, path: str | None) -> list[Member]:
         """Read the members of a thin archive, whose names are paths relative to it, behind the pool."""
         if path is None:
             hint = "Give the archive by its path"
             raise UnsupportedInput("a thin archive, whose members are files beside it", input=archive.name, hint=hint)
         contents = []
         for name in archive.member_names:
-            shown, content = _open(path.parent / name, 0)
+            shown, content = _open(os.path.join(os.path.dirname(path), name), 0)
             contents.append((f"{archive.name}({shown})", content))
         fetched, members = _pooled(contents)
         offset = len(self.inputs.pool)

@@ -24,9 +24,9 @@ from jitlink.protection import Protection
 Sets = dict[tuple[int, bytes], list[int]]
 """The blocks of each set, in order, under its Purpose and, for named sets, the name."""
 
-CODE = Protection.READ | Protection.EXECUTE
-DATA = Protection.READ | Protection.WRITE
-SEGMENT_ORDER = (CODE, Protection.READ, DATA)
+# Plain integers where they are computed with: operators of enumerations are slow.
+CODE, DATA = int(Protection.READ | Protection.EXECUTE), int(Protection.READ | Protection.WRITE)
+SEGMENT_ORDER = (Protection(CODE), Protection.READ, Protection(DATA))
 PLACE_OF_PROTECTION = np.zeros(8, np.int64)
 PLACE_OF_PROTECTION[list(SEGMENT_ORDER)] = np.arange(len(SEGMENT_ORDER))
 LARGE = len(SEGMENT_ORDER)
@@ -96,7 +96,7 @@ def lay_out(graph: LinkGraph, page_size: int) -> Layout:
     run_alignment: dict[int, int] = {}
     if len(in_sets):
         sets = _gather_sets(graph, rows[in_sets])
-        run[in_sets], size[in_sets], run_alignment = _place_sets(graph, sets, len(in_sets))
+        run[in_sets], size[in_sets], run_alignment = _place_sets(graph, sets)
         rows[in_sets] = [block for members in sets.values() for block in members]
         alignment[in_sets] = 1
     key = (run << ALIGNMENT_BITS) - alignment
@@ -124,34 +124,31 @@ def _gather_sets(graph: LinkGraph, rows: Rows) -> Sets:
     """Gather the blocks that must lie side by side: by purpose, and sections of a named set by name."""
     sets: Sets = {}
     section = graph.blocks.section[rows]
-    for block, purpose, name in zip(
-        rows.tolist(), graph.sections.purpose[section].tolist(), graph.sections.name[section].tolist(), strict=True
-    ):
+    purposes, names = graph.sections.purpose[section].tolist(), graph.sections.name[section].tolist()
+    for block, purpose, name in zip(rows.tolist(), purposes, names, strict=True):
         set_name = graph.raw_name_at(name) if purpose == NAMED_SET else b""
         sets.setdefault((purpose, set_name), []).append(block)
     return sets
 
 
-def _place_sets(graph: LinkGraph, sets: Sets, count: int) -> tuple[Rows, Rows, dict[int, int]]:
+def _place_sets(graph: LinkGraph, sets: Sets) -> tuple[list[int], list[int], dict[int, int]]:
     """Place the blocks of each set one by one, from the start of the set.
 
     Returns, for the blocks of all sets in order, the run that each is in and the distance from its
-    start to the next one's (int64[blocks] each); and the alignment of each run.
+    start to the next one's; and the alignment of each run.
     """
-    blocks, sections = graph.blocks, graph.sections
-    runs, distances, run_alignment = np.empty(count, np.int64), np.empty(count, np.int64), {}
-    at = 0
+    blocks = graph.blocks
+    runs: list[int] = []
+    distances: list[int] = []
+    run_alignment: dict[int, int] = {}
     for number, ((purpose, name), members) in enumerate(sets.items()):
-        protection = _protection_of(graph, members, name)
-        large = bool(sections.large[blocks.section[members]].any())
-        run = (int(PLACE_OF_PROTECTION[protection] + LARGE * large) * 3 + SETS) << SET_BITS | number
         alignments = blocks.alignment[members].tolist()
+        run = (_place_of_set(graph, members, name) * 3 + SETS) << SET_BITS | number
         run_alignment[run] = max(alignments)
         # Unwind records follow each other without a gap: a word of zeroes would end them.
         ends = _ends(blocks.size[members].tolist(), alignments if purpose != EH_FRAME else [1] * len(members))
-        distances[at : at + len(members)] = np.diff(np.array([0, *ends]))
-        runs[at : at + len(members)] = run
-        at += len(members)
+        distances += [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        runs += [run] * len(members)
     return runs, distances, run_alignment
 
 
@@ -164,13 +161,16 @@ def _ends(sizes: list[int], alignments: list[int]) -> list[int]:
     return ends
 
 
-def _protection_of(graph: LinkGraph, members: list[int], name: bytes) -> int:
-    """The protection of a set, which its members share: what any of them needs."""
-    protection = int(np.bitwise_or.reduce(graph.sections.protection[graph.blocks.section[members]]))
+def _place_of_set(graph: LinkGraph, members: list[int], name: bytes) -> int:
+    """The place of the segment of a set, whose protection is what any of its members needs."""
+    section = graph.blocks.section[members]
+    protection = 0
+    for one in graph.sections.protection[section].tolist():
+        protection |= one
     if protection & DATA == DATA and protection & CODE == CODE:
         text = name.decode(errors="surrogateescape")
         raise LinkFailure(f"sections named {text!r} must lie side by side, and some are code and some are writable")
-    return protection
+    return int(PLACE_OF_PROTECTION[protection]) + LARGE * (np.count_nonzero(graph.sections.large[section]) > 0)
 
 
 @dataclass

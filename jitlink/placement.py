@@ -20,6 +20,7 @@ from jitlink.protection import Protection
 SMALLEST_RANGE = 64 << 20
 REACH = 1 << 31
 LOWEST = 1 << 16
+CODE = Protection.READ | Protection.EXECUTE
 RESOLVER = ctypes.CFUNCTYPE(ctypes.c_void_p)
 
 
@@ -102,7 +103,7 @@ class Images:
         end = start + -(-linked.layout.size // self.page_size) * self.page_size
         try:
             segments = self._commit(chosen.reservation, start, linked)
-            code = [segment for segment in segments if segment.protection & Protection.EXECUTE]
+            code = [segment for segment in segments if segment.protection == CODE]
             for segment in code:
                 segment.seal()
             for slot in linked.resolver_slots:

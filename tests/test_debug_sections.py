@@ -110,9 +110,7 @@ def test_debug_information_of_a_dropped_function_is_zero():
 def compressed_section_at(content: bytes) -> int:
     """The file offset of the first compressed section."""
     return next(
-        section["sh_offset"]
-        for section in ELFFile(io.BytesIO(content)).iter_sections()
-        if section["sh_flags"] & 0x800
+        section["sh_offset"] for section in ELFFile(io.BytesIO(content)).iter_sections() if section["sh_flags"] & 0x800
     )
 
 

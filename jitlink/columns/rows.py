@@ -37,8 +37,9 @@ def rows_of(first: Column, count: Column, step: int = 1) -> Rows:
         return np.arange(start, start + int(count[0]) * step, step)
     ends = count.cumsum()
     total = int(ends[-1]) if len(ends) else 0
-    within = np.arange(0, total * step, step)
-    return (first - (ends - count) * step).repeat(count) + within
+    rows = np.arange(0, total * step, step)
+    rows += (first - (ends - count) * step).repeat(count)
+    return rows
 
 
 def owners(count: Column) -> Rows:

@@ -215,7 +215,7 @@ class LinkGraph:
                 scope=scope,
                 kind=kind,
                 definition=definition,
-                input=self.sections.input[self.blocks.section[block]],
+                input=self.sections.input[self.blocks.section[block]] if block else self.own_input,
             )[0]
         )
 

@@ -17,6 +17,7 @@ from jitlink.layout import Layout
 from jitlink.protection import Protection
 
 LONGEST_GAP = 16
+CODE = Protection.READ | Protection.EXECUTE
 
 
 def fill_image(graph: LinkGraph, layout: Layout) -> Buffer:
@@ -31,7 +32,7 @@ def fill_image(graph: LinkGraph, layout: Layout) -> Buffer:
     except MemoryError:
         raise MemoryRefused(f"there is no memory for an image of {layout.filled:#x} bytes, zero-fill included") from None
     for segment in layout.segments:
-        if segment.protection & Protection.EXECUTE:
+        if segment.protection == CODE:
             image[segment.offset : segment.offset + segment.filled] = graph.target.trap
     blocks = graph.blocks
     rows = layout.order[~blocks.zero_fill[layout.order] & (blocks.size[layout.order] > 0)]

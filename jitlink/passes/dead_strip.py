@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jitlink.columns import Rows, rows_by
+from jitlink.columns import NO_ROWS, Rows, rows_by
 from jitlink.columns.reach import reachable
 from jitlink.graph import LinkGraph, Purpose
 from jitlink.passes.eh_frame import UnwindRecords
@@ -41,16 +41,20 @@ def dead_strip(graph: LinkGraph, roots: Rows, unwind: UnwindRecords, named_sets:
     ordinary = (purpose != Purpose.EH_FRAME)[edges.block]
     source = [edges.block[ordinary]]
     target = [graph.symbols.block[edges.target[ordinary]]]
-    for members in (_group_ties(graph), _order_ties(graph), unwind.ties(graph)):
-        source.append(members[0])
-        target.append(members[1])
-    for symbol, members_of_set in named_sets.items():
-        users = edges.block[edges.target == symbol]
-        source.append(users.repeat(len(members_of_set)))
-        target.append(np.tile(members_of_set, len(users)))
+    # Behind the blocks come nodes that are none: the CIEs, and the sets that bounds stand for.
+    first_cie, first_set = len(blocks), len(blocks) + unwind.cies
+    ties = (
+        _group_ties(graph),
+        _order_ties(graph),
+        unwind.ties(graph, first_cie),
+        _set_ties(graph, named_sets, first_set),
+    )
+    for tied_from, tied_to in ties:
+        source.append(tied_from)
+        target.append(tied_to)
     tie_source, tie_target = np.concatenate(source), np.concatenate(target)
-    order, first = rows_by(tie_source, len(blocks))
-    needed = reachable(first, tie_target[order], start)
+    order, first = rows_by(tie_source, first_set + len(named_sets))
+    needed = reachable(first, tie_target[order], start)[: len(blocks)]
     needed |= purpose == Purpose.EH_FRAME
     needed[0] = True
     blocks.live &= needed
@@ -72,3 +76,13 @@ def _order_ties(graph: LinkGraph) -> tuple[Rows, Rows]:
     """Tie each block that others follow to its followers."""
     follower = (graph.blocks.follows > 0).nonzero()[0]
     return graph.blocks.follows[follower], follower
+
+
+def _set_ties(graph: LinkGraph, named_sets: dict[int, Rows], first_node: int) -> tuple[Rows, Rows]:
+    """Tie each block that refers to a bound to the node of its set, and that to the members of the set."""
+    source, target = [NO_ROWS], [NO_ROWS]
+    for node, (symbol, members) in enumerate(named_sets.items(), first_node):
+        users = graph.edges.block[graph.edges.target == symbol]
+        source += [users, np.full(len(members), node)]
+        target += [np.full(len(users), node), members]
+    return np.concatenate(source), np.concatenate(target)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jitlink.arches.architecture import Architecture, Near
-from jitlink.columns import Rows
+from jitlink.columns import Rows, distinct
 from jitlink.errors import LinkFailure
 from jitlink.formulas import Through
 from jitlink.graph import Definition, LinkGraph, SymbolKind
@@ -68,7 +68,8 @@ def find_needs(graph: LinkGraph) -> Needs:
     indirect = np.count_nonzero(graph.symbols.kind == IFUNC)
     external = (graph.symbols.definition == EXTERNAL) & (graph.symbols.offset > 0)
     outside = np.count_nonzero(external)
-    extra = SLACK + SLOT_AND_STUB * (through + indirect + outside)
+    # As Python's integers, which compare with the end of the address space without going round.
+    extra = SLACK + SLOT_AND_STUB * int(through + indirect + outside)
     needs = Needs(size + extra, near_size + extra, int(np.maximum.reduce(alignment)))
     if outside:
         needs.preferred = int(graph.symbols.offset[external.argmax()])
@@ -100,7 +101,8 @@ def _find_required(graph: LinkGraph, target: Architecture, needs: Needs, externa
         rows = rows[external[edges.target[rows]]]
         if len(rows):
             rows = rows[~target.is_branch(graph, rows)]
-            needs.required += graph.symbols.offset[np.unique(edges.target[rows])].tolist()
+            targets, _ = distinct(edges.target[rows], len(graph.symbols))
+            needs.required += graph.symbols.offset[targets].tolist()
 
 
 def _live_edges_of(graph: LinkGraph, kind: str) -> Rows:
