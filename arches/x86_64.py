@@ -149,7 +149,8 @@ def is_branch(graph: LinkGraph, rows: Rows) -> npt.NDArray[np.bool_]:
     conditional = (before == 0x0F) & ((opcode & 0xF0) == 0x80)
     executable = graph.sections.protection[graph.blocks.section[graph.edges.block[rows]]] & 4 != 0
     branch: npt.NDArray[np.bool_] = (direct | conditional) & executable
-    return branch & (graph.edges.addend[rows] == FIELD_ENDS_INSTRUCTION)
+    branch &= graph.edges.addend[rows] == FIELD_ENDS_INSTRUCTION
+    return branch
 
 
 def bytes_before(graph: LinkGraph, rows: Rows) -> tuple[Rows, Rows]:

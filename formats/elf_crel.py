@@ -40,7 +40,7 @@ class CompactRelocations:
 
 def read_crel(stream: Buffer) -> CompactRelocations:
     """Unpack a CREL section. stream: uint8[bytes]. Raises MalformedInput (without the input's name)."""
-    unsigned, signed = _decode_leb128(stream)
+    unsigned, signed, beyond = _decode_leb128(stream)
     if not len(unsigned):
         raise MalformedInput("a CREL section without its header")
     header = int(unsigned[0])
@@ -58,7 +58,8 @@ def read_crel(stream: Buffer) -> CompactRelocations:
     heads = follow(following, 1, count)
     if int(heads[-1]) >= end or int(heads[-1]) + int(taken[heads[-1]]) > end:
         raise MalformedInput("a CREL section ends inside a relocation")
-    delta = unsigned[heads] >> np.uint64(flag_bits)
+    # Offsets may go back: a distance has 64 bits, and its number the flag bits more.
+    delta = (unsigned[heads] >> np.uint64(flag_bits)) | (beyond[heads] << np.uint64(64 - flag_bits))
     present = flags[heads]
     value = np.append(signed, 0)
     at = heads + 1
@@ -78,11 +79,11 @@ def read_crel(stream: Buffer) -> CompactRelocations:
     )
 
 
-def _decode_leb128(stream: Buffer) -> tuple[npt.NDArray[np.uint64], Rows]:
+def _decode_leb128(stream: Buffer) -> tuple[npt.NDArray[np.uint64], Rows, npt.NDArray[np.uint64]]:
     """Decode a stream of LEB128 numbers, each both as unsigned and as signed.
 
-    stream: uint8[bytes]. Returns (uint64[n], int64[n]), modulo 2**64. Raises MalformedInput when the
-    last number has no end or one is longer than 64 bits need.
+    stream: uint8[bytes]. Returns (uint64[n], int64[n]), modulo 2**64, and the bits beyond those of each
+    (uint64[n]). Raises MalformedInput when the last number has no end or one is longer than ten bytes.
     """
     last = ((stream & 0x80) == 0).nonzero()[0]
     if not len(last) or int(last[-1]) != len(stream) - 1:
@@ -96,7 +97,9 @@ def _decode_leb128(stream: Buffer) -> tuple[npt.NDArray[np.uint64], Rows]:
         has = length > digit
         septet = stream[np.where(has, first + digit, 0)].astype(np.uint64) & np.uint64(0x7F)
         value |= np.where(has, septet << np.uint64(7 * digit), np.uint64(0))
+    # The last of ten septets has bit 63 and the six beyond it.
+    beyond = np.where(length == LONGEST_LEB128, (stream[last] >> 1).astype(np.uint64), np.uint64(0))
     bits = (7 * length).astype(np.uint64)
     negative = ((stream[last] & 0x40) != 0) & (bits < 64)
     extension = np.uint64(0xFFFFFFFFFFFFFFFF) << np.minimum(bits, np.uint64(63))
-    return value, (value | np.where(negative, extension, np.uint64(0))).view(np.int64)
+    return value, (value | np.where(negative, extension, np.uint64(0))).view(np.int64), beyond

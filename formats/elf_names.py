@@ -90,7 +90,8 @@ def _has_prefix(
         return same
     word = first if len(prefix) < 8 else second
     following = (word >> np.uint64(8 * (len(prefix) % 8))) & LOW_BYTE
-    return same & ((following == 0) | ((following == DOT) & (meaning != Purpose.EH_FRAME)))
+    same &= (following == 0) | ((following == DOT) & (meaning != Purpose.EH_FRAME))
+    return same
 
 
 def _find_named_sets(

@@ -132,7 +132,8 @@ def _read_records(
         # the one relocation of the null section.
         positions = np.concatenate(([len(reader.batch.pool) - record.itemsize], positions))
         count = np.concatenate((ONE, count))
-        tables = Tables(*(np.concatenate((ZERO, column)) for column in (tables.section, tables.owner, tables.relocated)))
+        columns = (tables.section, tables.owner, tables.relocated)
+        tables = Tables(*(np.concatenate((ZERO, column)) for column in columns))
     records = load_records(reader.batch.pool, positions, record)
     addend = records["addend"] if record is elf.RELA else np.zeros(len(records), np.int64)
     kind, symbol = records["type"].astype(np.int64), records["symbol"].astype(np.int64)
@@ -230,4 +231,3 @@ def _add_edges(reader: ElfReader, graph: LinkGraph, found: Relocations) -> None:
         addend=np.ascontiguousarray(found.addend),
     )
     graph.sort_edges()
-

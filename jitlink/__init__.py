@@ -56,6 +56,7 @@ __all__ = [
     "MissingExtra",
     "OutOfRange",
     "Protection",
+    "Resolver",
     "Session",
     "SymbolNotFound",
     "UndefinedSymbols",

@@ -79,7 +79,7 @@ class Image:
         """Read bytes of one segment. Raises IndexError where the image has no such bytes."""
         for segment in self.segments:
             offset = address - segment.address
-            if 0 <= offset and offset + size <= segment.size:
+            if offset >= 0 and offset + size <= segment.size:
                 return segment.content[offset : offset + size].ljust(size, b"\0")
         raise IndexError(f"the image has no {size} bytes at {address:#x}")
 

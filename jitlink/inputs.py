@@ -28,6 +28,8 @@ from jitlink.graph import PADDING, Definition, LinkGraph, Scope
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | LinkGraph
 
+ALIGNMENT = 16
+"""Of each input in the pool, in bytes."""
 DEEPEST_NESTING = 8
 """Archives in archives: no build makes more than two levels."""
 BITCODE = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")
@@ -218,13 +220,14 @@ def _pooled(contents: list[tuple[str, _Content]]) -> tuple[Buffer, list[Member]]
     members, end = [], 0
     for name, content in contents:
         members.append(Member(name, end, content.size))
-        end += -(-content.size // 16) * 16
+        end += -(-content.size // ALIGNMENT) * ALIGNMENT
     pool = np.empty(end + PADDING, np.uint8)
-    view = memoryview(pool)
+    view = pool.data
     for (name, content), member in zip(contents, members, strict=True):
         after = member.start + member.size
         content.copy_to(view[member.start : after], name)
-        pool[after : after + PADDING] = 0
+        # Also what rounding up has put between: the null records are read from the end of the pool.
+        pool[after : after + ALIGNMENT + PADDING] = 0
     return pool, members
 
 

@@ -170,7 +170,8 @@ def _place_of_set(graph: LinkGraph, members: list[int], name: bytes) -> int:
     if protection & DATA == DATA and protection & CODE == CODE:
         text = name.decode(errors="surrogateescape")
         raise LinkFailure(f"sections named {text!r} must lie side by side, and some are code and some are writable")
-    return int(PLACE_OF_PROTECTION[protection]) + LARGE * (np.count_nonzero(graph.sections.large[section]) > 0)
+    large = int(np.count_nonzero(graph.sections.large[section])) > 0
+    return int(PLACE_OF_PROTECTION[protection]) + LARGE * large
 
 
 @dataclass

@@ -70,7 +70,8 @@ class Options:
 
     Attributes: exports (names that the link is for, None for all); dead_strip (drop what exports do not
     need); copy_data (names of variables outside that are copied into the image, since code reaches for
-    them with 32 bits); debug (relocate the debug sections of the graph as well); passes (user passes by stage); trace (called with the name and the seconds of each step).
+    them with 32 bits); debug (relocate the debug sections of the graph as well); passes (user
+    passes by stage); trace (called with the name and the seconds of each step).
     """
 
     exports: Sequence[str] | None = None
@@ -203,7 +204,7 @@ def link(graph: LinkGraph, surroundings: Surroundings, place: Place, options: Op
     clock("fixups")
     run("post_fixup")
     slots = _slot_addresses(graph, tables.resolver_slots)
-    cycle = life_cycle(graph, layout, memoryview(image))
+    cycle = life_cycle(graph, layout, image.data)
     debug = relocate_debug_sections(graph, addresses, got) if options.debug else {}
     return Linked(graph, layout, base, image, addresses, resolution, slots, cycle, debug)
 

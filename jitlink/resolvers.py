@@ -14,6 +14,9 @@ from typing import Any, Protocol
 
 from jitlink.errors import UnreadableInput
 
+FUNCTION: Any = ctypes.CFUNCTYPE(None).__mro__[1]
+"""What all ctypes function types have in common."""
+
 STT_FUNC, STT_OBJECT, STT_GNU_IFUNC = 2, 1, 10
 RTLD_DL_SYMENT = 1
 
@@ -98,7 +101,7 @@ def address_of_value(value: Any) -> int:
         return value
     if hasattr(value, "address"):
         return int(value.address)
-    if isinstance(value, ctypes._CFuncPtr):
+    if isinstance(value, FUNCTION):
         return ctypes.cast(value, ctypes.c_void_p).value or 0
     if isinstance(value, ctypes._SimpleCData | ctypes.Array | ctypes.Structure):
         return ctypes.addressof(value)
@@ -165,7 +168,7 @@ def _symbol_at(address: int) -> _SymbolInfo | None:
     info, entry = _LoaderInfo(), ctypes.POINTER(_SymbolInfo)()
     if not _dladdr1(address, ctypes.byref(info), ctypes.byref(entry), RTLD_DL_SYMENT):
         return None
-    return entry.contents if entry and info.address == address else None
+    return entry.contents if bool(entry) and info.address == address else None
 
 
 def _native(name: str, restype: Any, *argtypes: Any) -> Any:

@@ -41,7 +41,7 @@ def reachable(first: Column, targets: Column, roots: Rows) -> npt.NDArray[np.boo
 
 def _first_seen(rows: Rows, seen: npt.NDArray[np.bool_], stamp: Rows) -> Rows:
     """Mark the rows that were not seen before, and return each of them once."""
-    new = rows[~seen[rows]]
+    new: Rows = rows[~seen[rows]]
     stamp[new] = np.arange(len(new))
     new = new[stamp[new] == np.arange(len(new))]
     seen[new] = True

@@ -156,12 +156,13 @@ def follow(following: Column, start: int, length: int) -> Rows:
     return chain
 
 
-def align_up(value: Column, alignment: Column) -> Column:
+def align_up(value: Rows, alignment: Column) -> Rows:
     """Round up to a multiple of alignment, which is a power of two.
 
     (value + alignment - 1) // alignment * alignment
     """
-    return (value + (alignment - 1)) & -alignment
+    rounded: Rows = (value + (alignment - 1)) & -alignment
+    return rounded
 
 
 def as_signed(address: Column) -> npt.NDArray[np.int64]:

@@ -92,7 +92,7 @@ class LinkGraph:
         if len(positions) < FEW_NAMES or not len(starts):
             return [self.raw_name_at(position) for position in positions.tolist()]
         ends = (starts + sizes).tolist()
-        pool = memoryview(self.pool)
+        pool = self.pool.data
         strings = b"".join([pool[start:end] for start, end in zip(starts.tolist(), ends, strict=True)])
         pieces = strings.split(b"\0")
         nuls = (np.frombuffer(strings, np.uint8) == 0).nonzero()[0]

@@ -32,7 +32,7 @@ class SectionRow(Row):
     @property
     def input(self) -> str:
         """The input that the section came from."""
-        return self.table.graph.inputs[self.read("input")]
+        return self.table.graph.inputs[int(self.read("input"))]
 
     @property
     def protection(self) -> Protection:
@@ -208,7 +208,7 @@ class EdgeRow(Row):
     @property
     def kind(self) -> str:
         """The name of the relocation kind, as the ABI spells it."""
-        return self.table.graph.target.kinds[self.read("kind")].name
+        return self.table.graph.target.kinds[int(self.read("kind"))].name
 
     def __repr__(self) -> str:
         return f"<edge {self.row} {self.kind} at +{self.offset:#x} to {self.target.name!r}{self.addend:+#x}>"

@@ -30,7 +30,8 @@ def fill_image(graph: LinkGraph, layout: Layout) -> Buffer:
     try:
         image = np.zeros(layout.filled, np.uint8)
     except MemoryError:
-        raise MemoryRefused(f"there is no memory for an image of {layout.filled:#x} bytes, zero-fill included") from None
+        size = f"{layout.filled:#x} bytes"
+        raise MemoryRefused(f"there is no memory for an image of {size}, zero-fill included") from None
     for segment in layout.segments:
         if segment.protection == CODE:
             image[segment.offset : segment.offset + segment.filled] = graph.target.trap
@@ -45,7 +46,7 @@ def fill_image(graph: LinkGraph, layout: Layout) -> Buffer:
     breaks = (distance[1:] != distance[:-1]) | (gap < 0) | (gap >= LONGEST_GAP)
     first = np.concatenate(([0], breaks.nonzero()[0] + 1))
     last = np.concatenate((first[1:] - 1, [len(rows) - 1]))
-    into, pool, added = memoryview(image), memoryview(graph.pool), memoryview(graph.added)
+    into, pool, added = image.data, graph.pool.data, memoryview(graph.added)
     pooled = len(pool)
     for at, to, position in zip(start[first].tolist(), end[last].tolist(), source[first].tolist(), strict=True):
         if position < pooled:

@@ -34,7 +34,7 @@ def relocate_debug_sections(graph: LinkGraph, addresses: Addresses, got: int) ->
     visible = addresses.copy()
     visible[targets[dropped]] = 0
     for number in np.unique(edges.kind[of_debug]).tolist():
-        kind: Kind = graph.target.kinds[number]  # type: ignore[assignment]
+        kind: Kind = graph.target.kinds[number]
         if not kind.applied:
             continue
         rows = (of_debug & (edges.kind == number)).nonzero()[0]

@@ -4,7 +4,8 @@ An .eh_frame section is a chain of records: a CIE says how a set of frames is la
 one function and refers to its CIE. An FDE refers to its function, so to follow its edges as ordinary
 references would keep every function alive. The tie goes the other way: a function that is kept keeps
 what its FDE refers to (the table of its exception handlers) and what the CIE of that refers to (the
-personality routine, which runs the handlers), and the FDE of a dropped function is emptied: the unwinders of libgcc and LLVM pass over an FDE whose start of function is zero.
+personality routine, which runs the handlers), and the FDE of a dropped function is emptied: the unwinders of
+libgcc and LLVM pass over an FDE whose start of function is zero.
 
 Source: Linux Standard Base Core 5.0, section 10.6 (Exception Frames).
 """
@@ -133,7 +134,9 @@ def _records(graph: LinkGraph, block: int) -> tuple[Rows, Rows]:
         at += 4 + length
         if at > end or length < 4:
             raise _malformed(graph, block, starts[-1], "a record that goes past the end of its section")
-    found = np.array(starts or [0], np.int64)
+    if not starts:
+        return np.zeros(1, np.int64), np.zeros(1, np.int64)
+    found = np.array(starts, np.int64)
     # The second word of an FDE is the distance from there back to its CIE; that of a CIE is 0.
     pointers = load_records(np.frombuffer(content + bytes(8), np.uint8), found + 4, WORD).astype(np.int64)
     wanted = np.where(pointers != 0, found + 4 - pointers, found)

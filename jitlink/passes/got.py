@@ -174,7 +174,7 @@ class _Maker:
         if len(missing):
             made = self._make_slots(missing, self.target.pointer)
             self.slot_of.update(zip(missing.tolist(), made.tolist(), strict=True))
-        slots = np.array([self.slot_of[target] for target in found.tolist()], np.int64)
+        slots: Rows = np.array([self.slot_of[target] for target in found.tolist()], np.int64)
         return slots[which]
 
     def _make_slots(self, targets: Rows, kind: str) -> Rows:
@@ -195,4 +195,5 @@ class _Maker:
     def resolver_slots(self) -> Rows:
         """The edges of the GOT entries that resolvers fill."""
         kind = self.target.kind_number(self.target.resolver_pointer)
-        return (self.graph.edges.kind == kind).nonzero()[0]
+        slots: Rows = (self.graph.edges.kind == kind).nonzero()[0]
+        return slots

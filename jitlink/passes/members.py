@@ -29,8 +29,8 @@ def take_members(
 ) -> list[LinkGraph]:
     """Take the members that wanted names and the undefined symbols of given graphs ask for.
 
-    defined: names that need no member. everything: read debug sections as well. Returns the graphs of the members, one for each source and round.
-    A failure while reading gives the members back.
+    defined: names that need no member. everything: read debug sections as well. Returns the
+    graphs of the members, one for each source and round. A failure while reading gives the members back.
     """
     taken: list[LinkGraph] = []
     before = [(library, set(library.taken)) for inputs in sources for library in inputs.libraries]

@@ -121,7 +121,7 @@ def near_symbols(graph: LinkGraph, base: int, needs: Needs, linker_defined: Rows
     # What is outside has its address; where nothing defines a symbol there is no address.
     lowest = max(base + needs.near_size - target.reach, 0)
     distance = symbols.offset - np.uint64(lowest)
-    near = (distance < np.uint64(max(base + target.reach - lowest, 0))) & (symbols.offset > 0)
+    near: Near = (distance < np.uint64(max(base + target.reach - lowest, 0))) & (symbols.offset > 0)
     inside = symbols.block > 0
     compact = needs.near_size < target.reach
     near[inside] = compact

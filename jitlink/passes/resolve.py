@@ -104,7 +104,7 @@ def _group_names(graph: LinkGraph, rows: Rows, number: Rows) -> Rows:
     """
     number_of_symbol = np.full(len(graph.symbols), -1, np.int64)
     number_of_symbol[rows] = number
-    signature = number_of_symbol[graph.groups.signature]
+    signature: Rows = number_of_symbol[graph.groups.signature]
     local = (signature < 0).nonzero()[0]
     if len(local):
         names = graph.names_at(graph.symbols.name[graph.groups.signature[local]])
