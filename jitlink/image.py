@@ -192,7 +192,7 @@ def target_of(inputs: Inputs, name: str | None) -> Architecture:
             known = ", ".join(sorted(set(NAME_OF_ELF_MACHINE.values())))
             raise UnsupportedInput(f"there is no target {name!r}", hint=f"There are {known}") from None
     machine = inputs.machine()
-    if machine in NAME_OF_ELF_MACHINE:
+    if machine is not None and machine in NAME_OF_ELF_MACHINE:
         return architecture(NAME_OF_ELF_MACHINE[machine])
     if inputs.graphs:
         target = inputs.graphs[0].target
@@ -200,7 +200,8 @@ def target_of(inputs: Inputs, name: str | None) -> Architecture:
         return target
     found = host_architecture()
     if machine is not None or found is None:
-        raise UnsupportedInput(f"objects for machine {machine} are not linked", input=inputs.first_name())
+        sort = f"{machine[1]}-endian objects for machine {machine[0]}" if machine else "objects for this host"
+        raise UnsupportedInput(f"{sort} are not linked", input=inputs.first_name())
     return found
 
 

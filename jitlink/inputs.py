@@ -23,7 +23,7 @@ from jitlink.columns import Buffer, load_records
 from jitlink.errors import MalformedInput, UnreadableInput, UnsupportedInput
 from jitlink.formats.archive import Archive, is_archive, read_archive
 from jitlink.formats.batch import Batch
-from jitlink.formats.elf import is_elf, machine_of, read_elf
+from jitlink.formats.elf import byte_order_of, is_elf, machine_of, read_elf
 from jitlink.graph import PADDING, Definition, LinkGraph, Scope
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | LinkGraph
@@ -32,6 +32,8 @@ ALIGNMENT = 16
 """Of each input in the pool, in bytes."""
 DEEPEST_NESTING = 8
 """Archives in archives: no build makes more than two levels."""
+IR_HEAD = 512
+"""Bytes by which LLVM IR is told."""
 BITCODE = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")
 IR_TEXT = re.compile(
     rb"\s*(;|source_filename\s*=|target (datalayout|triple)|define |declare |module asm|@[\w.\"$-]+\s*=)"
@@ -82,6 +84,8 @@ class Library:
     def _scan(self, target: Architecture) -> dict[bytes, int]:
         """Make the index of an archive that has none (`ar rcS`)."""
         objects = [row for row, member in enumerate(self.members) if is_elf(self.inputs.head_of(member))]
+        if not objects:
+            return {}
         graph = self.inputs.read([self.members[row] for row in objects], target)
         symbols = graph.symbols
         defined = (symbols.scope != Scope.LOCAL) & (symbols.definition != Definition.UNDEFINED)
@@ -119,12 +123,13 @@ class Inputs:
         batch = Batch(self.pool, [member.name for member in members], starts, sizes)
         return read_elf(batch, target, everything=everything)
 
-    def machine(self) -> int | None:
-        """The e_machine of the first object, or None where there is no object."""
+    def machine(self) -> tuple[int, str] | None:
+        """The e_machine and the byte order of the first object, or None where there is no object."""
         first = self._first_object()
         if first is None or first.size < SMALLEST_HEADER:
             return None
-        return machine_of(self.pool[first.start : first.start + SMALLEST_HEADER].tobytes())
+        header = self.pool[first.start : first.start + SMALLEST_HEADER].tobytes()
+        return machine_of(header), byte_order_of(header)
 
     def head_of(self, member: Member) -> bytes:
         """The first bytes of a member, by which its format is told."""
@@ -187,7 +192,7 @@ def _open(source: str | os.PathLike[str] | bytes | bytearray | memoryview, numbe
     if isinstance(source, bytes | bytearray | memoryview):
         data = memoryview(source).cast("B")
         name = "(bytes)" if not number else f"(bytes {number + 1})"
-        head = bytes(data[:512])
+        head = bytes(data[:IR_HEAD])
         return name, _Content(len(data), data) if not _is_ir(head) else _compiled(bytes(data), name)
     name = os.fspath(source)
     try:
@@ -246,7 +251,11 @@ class _Sorter:
             return
         head = self.inputs.head_of(member)
         if not is_elf(head):
-            raise not_linkable(head, member)
+            beginning = pool[member.start : member.start + min(member.size, IR_HEAD)].tobytes()
+            if not _is_ir(beginning):
+                raise not_linkable(head, member)
+            ir = pool[member.start : member.start + member.size].tobytes()
+            [member] = self._add_to_pool([(member.name, _compiled(ir, member.name))])
         self.inputs.objects.append(member)
 
     def _open_archive(self, member: Member, path: str | None, depth: int) -> None:
@@ -291,9 +300,13 @@ class _Sorter:
         for name in archive.member_names:
             shown, content = _open(os.path.join(os.path.dirname(path), name), 0)
             contents.append((f"{archive.name}({shown})", content))
-        fetched, members = _pooled(contents)
+        return self._add_to_pool(contents)
+
+    def _add_to_pool(self, contents: list[tuple[str, _Content]]) -> list[Member]:
+        """Put contents behind what the pool has."""
+        added, members = _pooled(contents)
         offset = len(self.inputs.pool)
-        self.inputs.pool = np.concatenate((self.inputs.pool, fetched))
+        self.inputs.pool = np.concatenate((self.inputs.pool, added))
         return [Member(member.name, member.start + offset, member.size) for member in members]
 
 

@@ -135,6 +135,12 @@ class Images:
         resolver = int.from_bytes(entry.tobytes(), "little")
         entry[:] = list((RESOLVER(resolver)() or 0).to_bytes(8, "little"))
 
+    def give_up(self) -> None:
+        """Give back the ranges that no image is in: a link that failed had reserved them."""
+        for each in [each for each in self.ranges if not each.used]:
+            each.reservation.release()
+            self.ranges.remove(each)
+
     def release(self) -> None:
         """Unmap everything."""
         for each in self.ranges:

@@ -21,7 +21,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ from jitlink.linker import Definitions, Options, Trace, UserPass, link
 from jitlink.memory import Policy
 from jitlink.passes.debug import DebugSections
 from jitlink.passes.linker_symbols import DSO_HANDLE
-from jitlink.passes.members import take_members
+from jitlink.passes.members import returning_members, take_members
 from jitlink.placement import Images
 from jitlink.resolvers import Resolver, as_resolver, datum, is_function, process
 
@@ -112,6 +112,23 @@ class Session:
         return f"<session: {state}>"
 
 
+class _Waiting:
+    """A link graph that waits to be linked, made at once so that bad input is refused at once.
+
+    A link changes its graph. So the graph is our own, a copy of what the caller holds, and after a link
+    that failed it is made again.
+    """
+
+    def __init__(self, make: Callable[[], LinkGraph]) -> None:
+        self._make = make
+        self._graph: LinkGraph | None = make()
+
+    def take(self) -> LinkGraph:
+        """The graph, to be changed."""
+        graph, self._graph = self._graph, None
+        return self._make() if graph is None else graph
+
+
 class Dylib:
     """Inputs that are linked together, and what they define.
 
@@ -124,7 +141,7 @@ class Dylib:
         self.closed = False
         self._images = Images(session.memory)
         self._against: list[Resolver] = [process()]
-        self._pending: list[LinkGraph] = []
+        self._pending: list[_Waiting] = []
         self._libraries: list[Inputs] = []
         self._options = Options()
         self._linked: list[Definitions] = []
@@ -160,12 +177,12 @@ class Dylib:
         with self.session.lock:
             self._require_open()
             inputs = collect(sources, whole_archive=whole_archive)
-            graphs = list(inputs.graphs)
+            waiting = [_Waiting(partial(join, [graph])) for graph in inputs.graphs]
             if inputs.objects:
-                graphs.append(inputs.read(inputs.objects, self.session.target, everything=debug))
+                waiting.append(_Waiting(partial(inputs.read, inputs.objects, self.session.target, everything=debug)))
             if inputs.libraries:
                 self._libraries.append(inputs)
-            self._pending += graphs
+            self._pending += waiting
             self._options = Options(
                 exports=exports if exports is not None else self._options.exports,
                 dead_strip=bool(inputs.libraries) if dead_strip is None else dead_strip,
@@ -197,26 +214,28 @@ class Dylib:
         with self.session.lock:
             self._require_open()
             roots = [*wanted, *(self._options.exports or ())]
-            graphs = self._pending + self._members(roots)
-            if graphs:
-                self._link(join(graphs) if len(graphs) > 1 or self._is_given(graphs[0]) else graphs[0])
+            with returning_members(self._libraries):
+                graphs = [each.take() for each in self._pending]
+                graphs += self._members(graphs, roots)
+                if graphs:
+                    self._link(join(graphs) if len(graphs) > 1 else graphs[0])
 
-    def _is_given(self, graph: LinkGraph) -> bool:
-        """Whether the caller holds the graph, so that it must not be changed."""
-        return graph.own_input > 0
-
-    def _members(self, roots: Sequence[str]) -> list[LinkGraph]:
+    def _members(self, graphs: Sequence[LinkGraph], roots: Sequence[str]) -> list[LinkGraph]:
         """Take the members of archives that are needed, and those that these need."""
         if not self._libraries:
             return []
         defined = {name for definitions in self._linked for name in definitions.names()}
         names = [root.encode(errors="surrogateescape") for root in roots]
         everything = self._options.debug
-        return take_members(self._libraries, self._pending, names, defined, self.session.target, everything=everything)
+        return take_members(self._libraries, graphs, names, defined, self.session.target, everything=everything)
 
     def _link(self, graph: LinkGraph) -> None:
-        linked = link(graph, self, self._images, self._options)
-        self._images.place(linked)
+        try:
+            linked = link(graph, self, self._images, self._options)
+            self._images.place(linked)
+        except BaseException:
+            self._images.give_up()
+            raise
         self._linked.append(linked.definitions())
         self._pending = []
         self._options = Options(

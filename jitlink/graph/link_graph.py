@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from jitlink.columns import NO_ROWS, Buffer, Rows, starts_of
+from jitlink.columns import NO_ROWS, Buffer, Rows
+from jitlink.graph.bulk_names import read_names
 from jitlink.graph.meanings import Definition, Lifetime, Linkage, Purpose, Scope, SymbolKind
 from jitlink.graph.tables import Blocks, Edges, Groups, Sections, Symbols
 from jitlink.graph.views import SymbolRow
@@ -83,29 +84,10 @@ class LinkGraph:
         return -len(self.added_names)
 
     def names_at(self, positions: npt.NDArray[Any]) -> list[bytes]:
-        """Read the names at many positions, undecoded. positions: int64[n].
-
-        The string tables are cut at their NULs in one step, and a name is the piece that its position
-        falls into. Assemblers let a name end another one, so a position may be inside its piece.
-        """
-        starts, sizes = self.string_tables
-        if len(positions) < FEW_NAMES or not len(starts):
+        """Read the names at many positions, undecoded. positions: int64[n]. Raises MalformedInput."""
+        if len(positions) < FEW_NAMES or not len(self.string_tables[0]):
             return [self.raw_name_at(position) for position in positions.tolist()]
-        ends = (starts + sizes).tolist()
-        pool = self.pool.data
-        strings = b"".join([pool[start:end] for start, end in zip(starts.tolist(), ends, strict=True)])
-        pieces = strings.split(b"\0")
-        nuls = (np.frombuffer(strings, np.uint8) == 0).nonzero()[0]
-        table = starts.searchsorted(positions, "right") - 1
-        place = positions - starts[table] + starts_of(sizes)[:-1][table]
-        piece = nuls.searchsorted(place)
-        inside = place - np.concatenate(([0], nuls + 1))[piece]
-        names = list(map(pieces.__getitem__, piece.tolist()))
-        for row in inside.nonzero()[0].tolist():
-            names[row] = names[row][inside[row] :]
-        for row in ((positions < 0) | (inside < 0)).nonzero()[0].tolist():
-            names[row] = self.raw_name_at(int(positions[row]))
-        return names
+        return read_names(self, positions)
 
     def raw_name_at(self, position: int) -> bytes:
         """Read the name at a position, undecoded."""

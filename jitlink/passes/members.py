@@ -8,7 +8,8 @@ order in which they are given never leaves a symbol undefined.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jitlink.arches.architecture import Architecture
@@ -29,25 +30,31 @@ def take_members(
 ) -> list[LinkGraph]:
     """Take the members that wanted names and the undefined symbols of given graphs ask for.
 
-    defined: names that need no member. everything: read debug sections as well. Returns the
-    graphs of the members, one for each source and round. A failure while reading gives the members back.
+    defined: names that need no member. everything: read debug sections as well. Returns the graphs of
+    the members, one for each source and round.
     """
     taken: list[LinkGraph] = []
-    before = [(library, set(library.taken)) for inputs in sources for library in inputs.libraries]
     asked = dict.fromkeys(wanted)
     new = list(given)
+    while True:
+        for graph in new:
+            defines, refers = global_names(graph)
+            defined = defined | defines
+            asked.update(dict.fromkeys(refers))
+        names = [name for name in asked if name not in defined]
+        asked = {}
+        new = [graph for inputs in sources for graph in _round(inputs, names, target, everything)]
+        if not new:
+            return taken
+        taken += new
+
+
+@contextmanager
+def returning_members(sources: Sequence[Inputs]) -> Iterator[None]:
+    """Give back the members that are taken inside if that fails, so that another attempt can take them."""
+    before = [(library, set(library.taken)) for inputs in sources for library in inputs.libraries]
     try:
-        while True:
-            for graph in new:
-                defines, refers = global_names(graph)
-                defined = defined | defines
-                asked.update(dict.fromkeys(refers))
-            names = [name for name in asked if name not in defined]
-            asked = {}
-            new = [graph for inputs in sources for graph in _round(inputs, names, target, everything)]
-            if not new:
-                return taken
-            taken += new
+        yield
     except BaseException:
         for library, members in before:
             library.taken = members

@@ -11,7 +11,6 @@ Local symbols take no part: their edges already point at the right row.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ STRONG, COMMON, WEAK, NOT_DEFINED = range(4)
 RANK_OF_DEFINITION = np.array([NOT_DEFINED, STRONG, STRONG, COMMON, NOT_DEFINED])
 """By Definition, for symbols that are not weak."""
 RANK_SHIFT = 40
-ORDER_MASK = (1 << RANK_SHIFT) - 1
+ROW_MASK = (1 << RANK_SHIFT) - 1
 
 UNDEFINED, DEFINED, ABSOLUTE, IS_COMMON, EXTERNAL = map(int, Definition)
 HIDDEN, LOCAL = int(Scope.HIDDEN), int(Scope.LOCAL)
@@ -70,10 +69,12 @@ def resolve(graph: LinkGraph) -> Resolution:
     """
     symbols = graph.symbols
     rows = ((symbols.scope != LOCAL) & (symbols.name != NO_NAME)).nonzero()[0]
+    # In the order in which names lie in memory: what follows reads each of them several times.
+    rows = rows[symbols.name[rows].argsort(kind="stable")]
     names = graph.names_at(symbols.name[rows])
     number_of: dict[bytes, int] = {}
     # A name's number is the place of its first occurrence, which setdefault hands out by itself.
-    number = np.fromiter(map(number_of.setdefault, names, count()), np.int64, len(names))
+    number = np.fromiter(map(number_of.setdefault, names, range(len(names))), np.int64, len(names))
     if len(graph.groups) > 1:
         drop_losing_groups(graph, rows, number)
     return _choose(graph, rows, number, names, number_of)
@@ -109,7 +110,7 @@ def _group_names(graph: LinkGraph, rows: Rows, number: Rows) -> Rows:
     if len(local):
         names = graph.names_at(graph.symbols.name[graph.groups.signature[local]])
         known: dict[bytes, int] = {}
-        fresh = np.fromiter(map(known.setdefault, names, count()), np.int64, len(names))
+        fresh = np.fromiter(map(known.setdefault, names, range(len(names))), np.int64, len(names))
         signature[local] = fresh + len(number)
         _merge_with_globals(graph, rows, number, local, names, signature)
     return signature
@@ -129,7 +130,8 @@ def _merge_with_globals(
 def _choose(graph: LinkGraph, rows: Rows, number: Rows, names: list[bytes], number_of: dict[bytes, int]) -> Resolution:
     """Choose the winner of each name and aim the edges.
 
-    rows: int64[n], the global symbols; number: int64[n], the number of the name of each; names: of each.
+    rows: int64[n], the global symbols in any order; number: int64[n], the number of the name of each;
+    names: of each.
     """
     symbols = graph.symbols
     definition = symbols.definition[rows]
@@ -147,15 +149,16 @@ def _choose(graph: LinkGraph, rows: Rows, number: Rows, names: list[bytes], numb
         _refuse_duplicates(graph, rows, number, rank)
         if np.count_nonzero(rank == COMMON):
             _grow_commons(graph, rows, number, rank == COMMON)
-        best = lowest_by(number, (rank << RANK_SHIFT) + np.arange(len(rows)), len(rows), 0) & ORDER_MASK
-        result = Resolution(number_of, rows[best], hidden)
+        # The lowest rank wins, and among equals the first symbol.
+        best = lowest_by(number, (rank << RANK_SHIFT) + rows, len(rows), 0)
+        result = Resolution(number_of, best & ROW_MASK, hidden)
         resolved = np.arange(len(symbols))
         resolved[rows] = result.winner[number]
         graph.edges.target = resolved[graph.edges.target]
-        # A number that is no name's first occurrence is nobody's.
-        unmet = ((rank[best] == NOT_DEFINED) & (number == np.arange(len(rows)))).nonzero()[0]
+        unmet = (best >> RANK_SHIFT == NOT_DEFINED).nonzero()[0]
         required = np.zeros(len(rows), np.bool_)
         required[number[strong]] = True
+    unmet = unmet[result.winner[unmet].argsort()]
     for name, symbol, needed in zip(
         unmet.tolist(), result.winner[unmet].tolist(), required[unmet].tolist(), strict=True
     ):
@@ -183,7 +186,7 @@ def _refuse_duplicates(graph: LinkGraph, rows: Rows, number: Rows, rank: Rows) -
         return
     by_name, first = rows_by(number, len(rank))
     twice = (times > 1).nonzero()[0].tolist()
-    definers = [rows[by_name[first[name] : first[name + 1]]].tolist() for name in twice]
+    definers = sorted(sorted(rows[by_name[first[name] : first[name + 1]]].tolist()) for name in twice)
     raise DuplicateDefinitions(
         [graph.symbols[several[0]].name for several in definers],
         [[_definition_place(graph, row) for row in several] for several in definers],
