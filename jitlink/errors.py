@@ -27,6 +27,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from jitlink.escaping import escaped
+
 SHOWN_AT_MOST = 20
 """How many names or places an error spells out before it counts the rest."""
 
@@ -106,7 +108,9 @@ class UndefinedSymbols(LinkFailure):
         self.places = list(places)
 
     def __str__(self) -> str:
-        lines = [f"  {name}, referred to by {place}" for name, place in zip(self.names, self.places, strict=True)]
+        lines = [
+            f"  {escaped(name)}, referred to by {place}" for name, place in zip(self.names, self.places, strict=True)
+        ]
         count = "an undefined symbol" if len(lines) == 1 else f"{len(lines)} undefined symbols"
         advice = "Define them with define=, link_against() or a further input, or load the library that has them."
         return "\n".join([f"{count}:", *_shortened(lines), advice])
@@ -125,7 +129,7 @@ class DuplicateDefinitions(LinkFailure):
 
     def __str__(self) -> str:
         lines = [
-            f"  {name}, defined by {' and by '.join(map(str, several))}"
+            f"  {escaped(name)}, defined by {' and by '.join(map(str, several))}"
             for name, several in zip(self.names, self.places, strict=True)
         ]
         count = "a symbol is" if len(lines) == 1 else f"{len(lines)} symbols are"
@@ -179,7 +183,7 @@ class OutOfRange(LinkFailure):
     def __str__(self) -> str:
         more = _more(len(self.values) - 1, "edge")
         return (
-            f"{self.places[0]}: {self.kind} to {self.targets[0]}: {self.formula} = {_hex(self.values[0])} "
+            f"{self.places[0]}: {self.kind} to {escaped(self.targets[0])}: {self.formula} = {_hex(self.values[0])} "
             f"{self.rule}{more}. {self.hint}"
         )
 
@@ -233,15 +237,15 @@ def reading(input: str) -> Iterator[None]:
 
 
 def _place(input: str | None, section: str | None, offset: int | None, symbol: str | None) -> str:
-    parts = [input] if input else []
+    parts = [escaped(input)] if input else []
     if section and offset is not None:
-        parts.append(f"{section}+{_hex(offset)}")
+        parts.append(f"{escaped(section)}+{_hex(offset)}")
     elif section:
-        parts.append(section)
+        parts.append(escaped(section))
     elif offset is not None:
         parts.append(f"offset {_hex(offset)}")
     if symbol:
-        parts.append(f"symbol {symbol}")
+        parts.append(f"symbol {escaped(symbol)}")
     return ": ".join(parts)
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from jitlink.columns import Buffer, Rows
 from jitlink.errors import LinkFailure, UndefinedSymbols
 from jitlink.errors import Place as ErrorPlace
+from jitlink.escaping import escaped
 from jitlink.fixups import apply_fixups, place_of
 from jitlink.formulas import Addresses
 from jitlink.graph import Definition, LinkGraph, Scope
@@ -293,7 +294,7 @@ def find_externals(graph: LinkGraph, resolution: Resolution, surroundings: Surro
 
 def _reference_to_nothing(graph: LinkGraph, symbol: int) -> LinkFailure:
     """Make the error for a reference to a local symbol of a section that is not part of the image."""
-    name = graph.symbols[symbol].name or "a local symbol"
+    name = escaped(graph.symbols[symbol].name) or "a local symbol"
     return LinkFailure(
         f"{_first_reference(graph, symbol)}: refers to {name} in a section that is not part of the image"
     )
@@ -307,7 +308,7 @@ def _first_reference(graph: LinkGraph, symbol: int) -> ErrorPlace:
 def _copy_datum(graph: LinkGraph, row: int, name: str, content: bytes | None) -> None:
     """Define a variable that is outside by a copy of what it holds now."""
     if content is None:
-        raise LinkFailure(f"{name} cannot be copied: its size is not known")
+        raise LinkFailure(f"{escaped(name)} cannot be copied: its size is not known")
     section = graph.add_section(".data", Protection.READ | Protection.WRITE)
     block = graph.add_block(section, content)
     symbols = graph.symbols

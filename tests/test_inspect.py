@@ -15,9 +15,10 @@ from rich.cells import cell_len
 
 import jitlink
 from jitlink import Protection
+from jitlink.escaping import LONGEST_NAME, escaped_lines
 from jitlink.graph import Definition, Lifetime, Linkage, Purpose, Scope
 from jitlink.inspect import Paper, escaped, link_map, listing
-from jitlink.inspect.text import BOLD, LONGEST_NAME, escaped_lines
+from jitlink.inspect.text import BOLD
 from tests.toolchain import archive_of, zig_cc
 
 SOURCE = """

@@ -43,6 +43,7 @@ LAYERS = [
     ["formulas"],
     ["columns", "memory", "llvm"],
     ["errors", "protection"],
+    ["escaping"],
 ]
 HEIGHT = {unit: height for height, layer in enumerate(reversed(LAYERS)) for unit in layer}
 

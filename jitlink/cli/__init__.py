@@ -12,7 +12,7 @@ from importlib import import_module
 import click
 
 from jitlink import LinkError, __version__
-from jitlink.inspect.text import escaped_lines
+from jitlink.escaping import escaped_lines
 
 COMMANDS = ("run", "link", "show", "demo")
 

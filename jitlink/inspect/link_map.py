@@ -12,10 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from jitlink.columns import Rows, rows_by
+from jitlink.escaping import escaped
 from jitlink.graph import Definition, SymbolKind
 from jitlink.image import Image
 from jitlink.inspect.listing import NO_NAME, counted, names_of
-from jitlink.inspect.text import Paper, escaped
+from jitlink.inspect.text import Paper
 
 
 def link_map(image: Image, paper: Paper | None = None) -> Iterator[str]:

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from jitlink.columns import Rows, rows_by
+from jitlink.escaping import escaped
 from jitlink.formulas import Kind
 from jitlink.graph import Definition, Lifetime, Linkage, LinkGraph, Scope, SymbolKind
-from jitlink.inspect.text import Paper, escaped
+from jitlink.inspect.text import Paper
 from jitlink.protection import Protection
 
 NO_NAME = "(no name)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jitlink.escaping import escaped
 from jitlink.formulas import Addresses, Kind
 from jitlink.graph import Definition, LinkGraph, SymbolKind
 
@@ -14,7 +15,7 @@ def advise(graph: LinkGraph, kind: Kind, edge: int, base: int, addresses: Addres
     base: address of the image. addresses: uint64[symbols].
     """
     target = graph.edges[edge].target
-    name = target.name or "the target"
+    name = escaped(target.name) or "the target"
     if target.definition == Definition.EXTERNAL and not target.address:
         return f"{name} is a weak symbol that nothing defines, so its address is 0: define it, or compile with -fPIC"
     distance = abs(int(addresses[graph.edges.target[edge]]) - base)
