@@ -1,0 +1,1 @@
+"""BPF: link it, load it, verify it and run it, in user space."""

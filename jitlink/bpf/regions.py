@@ -1,0 +1,206 @@
+"""The memory of a BPF program: the regions it may touch, at their real addresses.
+
+A program sees pointers: to its stack, its context, the packet, values of maps. They are addresses
+of this process, so that the interpreter and native code see the same numbers and helpers can
+follow them. What makes that safe is that an access must lie inside one region of a short list.
+
+A region is a window onto memory. The window may be moved within the memory that was allocated for
+it, since a program can grow and shrink a packet. Between two allocated regions lies at least a
+guard of bytes that belong to neither, so that a pointer that runs off one never lands in the next.
+"""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_right
+
+import numpy as np
+import numpy.typing as npt
+
+from jitlink.bpf.faults import BpfFault, FaultKind
+from jitlink.bpf.low_memory import map_low
+from jitlink.errors import MemoryRefused, UsageError
+
+GUARD = 4096
+"""Bytes behind every allocation that no region may reach."""
+
+ADDRESS_MASK = 0xFFFF_FFFF_FFFF_FFFF
+
+
+class Region:
+    """A run of bytes that a program may read and, if writable, write.
+
+    Attributes: name (for messages), address (of its first byte), size (bytes), writable,
+    data (memoryview of uint8[size]; data[0] is the byte at address).
+
+    A region that was removed has size 0, so that an access through a stale pointer fails. The
+    interpreter relies on this: it remembers the region that an instruction used last.
+    """
+
+    __slots__ = ("_memory", "_memory_address", "address", "data", "name", "size", "writable")
+
+    def __init__(self, name: str, address: int, memory: memoryview, *, writable: bool) -> None:
+        self.name = name
+        self.address = address
+        self.size = len(memory)
+        self.writable = writable
+        self.data = memory
+        self._memory = memory
+        self._memory_address = address
+
+    @property
+    def end(self) -> int:
+        """The address behind the last byte."""
+        return self.address + self.size
+
+    @property
+    def array(self) -> npt.NDArray[np.uint8]:
+        """The bytes of the window as uint8[size], a view that stays valid after the region is gone."""
+        return np.frombuffer(self.data, np.uint8)
+
+    def _show(self, address: int, size: int) -> None:
+        start = address - self._memory_address
+        if start < 0 or size < 0 or start + size > len(self._memory):
+            raise UsageError(f"the region {self.name} has no memory for {size} bytes at {address:#x}")
+        self.address, self.size = address, size
+        self.data = self._memory[start : start + size]
+
+    def __repr__(self) -> str:
+        return f"<region {self.name!r} {self.address:#x}..{self.end:#x}{'' if self.writable else ' read-only'}>"
+
+
+class Regions:
+    """All memory that a program may touch: disjoint regions, in order of address."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._regions: list[Region] = []
+        self._last: Region | None = None
+
+    def __len__(self) -> int:
+        return len(self._regions)
+
+    def allocate(self, size: int, name: str, *, writable: bool = True, low: bool = False) -> Region:
+        """Add a region of zeroed memory of our own.
+
+        size: bytes; the address is aligned to a page. low places it below 4 GiB, where a pointer
+        fits the 32-bit fields of struct xdp_md and struct __sk_buff. writable says what programs
+        may do; Python can always write. The memory goes back to the host when the region is removed
+        and no view of it is left. Raises MemoryRefused when the host has no such memory.
+        """
+        if size < 0:
+            raise UsageError(f"a region cannot have {size} bytes")
+        memory = map_low(size + GUARD) if low else _map(size + GUARD)
+        address = np.frombuffer(memory, np.uint8).ctypes.data
+        return self._insert(Region(name, address, memory[:size], writable=writable))
+
+    def add(self, name: str, array: npt.NDArray[np.uint8], *, writable: bool = True) -> Region:
+        """Add a region over memory that somebody else owns, which is kept alive.
+
+        array: uint8[n], contiguous. Raises UsageError when it overlaps a region, is not contiguous,
+        or should be writable and is not.
+        """
+        if not array.flags.c_contiguous or (writable and not array.flags.writeable):
+            raise UsageError(f"the memory of the region {name} is not contiguous, or not writable as it should be")
+        return self._insert(Region(name, array.ctypes.data, array.data, writable=writable))
+
+    def resize(self, region: Region, address: int, size: int) -> None:
+        """Move the window of a region within its memory, as a packet grows and shrinks.
+
+        address, size: the new window, in bytes. Raises UsageError when the memory does not reach.
+        """
+        position = self._position(region)
+        region._show(address, size)
+        self._starts[position] = address
+
+    def remove(self, region: Region) -> None:
+        """Take a region away. Pointers to it are invalid from here."""
+        position = self._position(region)
+        del self._starts[position], self._regions[position]
+        if self._last is region:
+            self._last = None
+        region.size = 0
+        region.data = region._memory = memoryview(b"")
+
+    def close(self) -> None:
+        """Take all regions away."""
+        for region in list(self._regions):
+            self.remove(region)
+
+    def find(self, address: int, size: int, write: bool = False) -> Region:
+        """Find the region that holds a whole access, in O(log n); the last one found is tried first.
+
+        address: any integer, taken modulo 2**64; size: bytes, at least 1. Raises BpfFault, with the
+        address and the nearest region, when no region holds all of it or it may not be written.
+        """
+        address &= ADDRESS_MASK
+        region = self._last
+        if region is None or not 0 <= address - region.address <= region.size - size:
+            position = bisect_right(self._starts, address) - 1
+            region = self._regions[position] if position >= 0 else None
+            if region is None or address + size > region.end:
+                raise self._out_of_bounds(address, size, write)
+            self._last = region
+        if write and not region.writable:
+            raise BpfFault(
+                FaultKind.READ_ONLY,
+                f"write of {_bytes(size)} at {address:#x} in {region.name}, which is read-only",
+                address=address,
+                size=size,
+                nearest=region.name,
+            )
+        return region
+
+    def nearest(self, address: int) -> Region | None:
+        """Find the region whose bytes are closest to an address; None when there are no regions."""
+        position = bisect_right(self._starts, address)
+        around = self._regions[max(position - 1, 0) : position + 1]
+        return min(around, key=lambda region: max(region.address - address, address - region.end), default=None)
+
+    def _insert(self, region: Region) -> Region:
+        position = bisect_right(self._starts, region.address)
+        for neighbour in self._regions[max(position - 1, 0) : position + 1]:
+            if region.address < neighbour.end and neighbour.address < region.end:
+                raise UsageError(f"the region {region.name} overlaps the region {neighbour.name}")
+        self._starts.insert(position, region.address)
+        self._regions.insert(position, region)
+        return region
+
+    def _position(self, region: Region) -> int:
+        try:
+            return self._regions.index(region, max(bisect_right(self._starts, region.address) - 1, 0))
+        except ValueError:
+            raise UsageError(f"the region {region.name} is not one of these regions") from None
+
+    def _out_of_bounds(self, address: int, size: int, write: bool) -> BpfFault:
+        access = f"{'write' if write else 'read'} of {_bytes(size)} at {address:#x}"
+        region = self.nearest(address)
+        if region is None:
+            return BpfFault(FaultKind.OUT_OF_BOUNDS, f"{access}: there is no memory", address=address, size=size)
+        return BpfFault(
+            FaultKind.OUT_OF_BOUNDS,
+            f"{access} is outside the program's memory: {_relation(address, size, region)}",
+            address=address,
+            size=size,
+            nearest=region.name,
+        )
+
+
+def _relation(address: int, size: int, region: Region) -> str:
+    whole = f"{region.name} ({_bytes(region.size)} at {region.address:#x})"
+    if address >= region.end:
+        return f"{_bytes(address - region.end)} past the end of {whole}"
+    if address >= region.address:
+        return f"it runs {_bytes(address + size - region.end)} over the end of {whole}"
+    return f"{_bytes(region.address - address)} before {whole}"
+
+
+def _bytes(count: int) -> str:
+    return "1 byte" if count == 1 else f"{count} bytes"
+
+
+def _map(size: int) -> memoryview:
+    try:
+        return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    except (OSError, OverflowError, ValueError) as error:
+        raise MemoryRefused(f"the host gives no {size} bytes of memory: {error}") from None
