@@ -129,6 +129,10 @@ class _GivenNames:
         """Nothing was linked before."""
         return None
 
+    def hidden_address_of(self, name: str) -> int | None:
+        """The caller's names are part of the image."""
+        return self._names.address_of(name)
+
     def is_function(self, address: int) -> bool:
         """Nobody says what is at the caller's addresses; a stub in the place of data would be read as the data."""
         return False

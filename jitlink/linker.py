@@ -49,6 +49,9 @@ class Surroundings(Interface):
     def own_address_of(self, name: str) -> int | None:
         """The address of a symbol that this dylib has defined in an earlier link, or None."""
 
+    def hidden_address_of(self, name: str) -> int | None:
+        """The address of a symbol that no other dylib may define: an own one, or one that the caller gives."""
+
     def is_function(self, address: int) -> bool:
         """Whether a function starts at an address outside of the link."""
 
@@ -280,7 +283,7 @@ def find_externals(graph: LinkGraph, resolution: Resolution, surroundings: Surro
         name = raw_name.decode(errors="surrogateescape")
         # One hidden reference to a name is enough (gABI: the most constraining visibility applies).
         inside = resolution.hidden[resolution.number_of[raw_name]]
-        address = surroundings.own_address_of(name) if inside else surroundings.address_of(name)
+        address = surroundings.hidden_address_of(name) if inside else surroundings.address_of(name)
         if address is None and row not in resolution.weak:
             missing[row] = name
             continue

@@ -37,7 +37,7 @@ from jitlink.passes.debug import DebugSections
 from jitlink.passes.linker_symbols import DSO_HANDLE
 from jitlink.passes.members import returning_members, take_members
 from jitlink.placement import Images
-from jitlink.resolvers import Resolver, as_resolver, datum, is_function, process
+from jitlink.resolvers import Names, Resolver, as_resolver, datum, is_function, process
 
 if TYPE_CHECKING:
     from jitlink.handles import Symbol
@@ -144,6 +144,7 @@ class Dylib:
         self._pending: list[_Waiting] = []
         self._libraries: list[Inputs] = []
         self._options = Options()
+        self._dead_strip: bool | None = None
         self._linked: list[Definitions] = []
         self._finalisers: list[int] = []
         self.debug_sections: DebugSections = {}
@@ -167,9 +168,9 @@ class Dylib:
         what no export needs; by default for members that are taken from archives. exports: the names
         that can be looked up, all of default visibility if None. copy_data: variables of libraries that
         are copied into the dylib, for code that reaches for them with 32 bits. debug: read and relocate
-        the debug sections too, which are then in debug_sections. passes: functions that
-        are called with the link graph, by stage (see jitlink.linker.STAGES). trace: called with the name
-        and the seconds of each step of the link.
+        the debug sections too, which are then in debug_sections. passes: functions that are called with
+        the link graph, by stage (see jitlink.linker.STAGES). trace: called with the name and the seconds
+        of each step of the link.
 
         The keywords hold for the next link, with all that was added until then. Raises InputError;
         then nothing was added.
@@ -185,13 +186,19 @@ class Dylib:
             self._pending += waiting
             self._options = Options(
                 exports=exports if exports is not None else self._options.exports,
-                dead_strip=bool(inputs.libraries) if dead_strip is None else dead_strip,
+                dead_strip=self._strips(dead_strip),
                 copy_data=[*self._options.copy_data, *copy_data],
                 debug=debug or self._options.debug,
                 passes={**self._options.passes, **(passes or {})},
-                trace=trace,
+                trace=trace or self._options.trace,
             )
         return self
+
+    def _strips(self, asked: bool | None) -> bool:
+        """Whether the next link drops what no export needs: as was last asked, else if there are archives."""
+        if asked is not None:
+            self._dead_strip = asked
+        return bool(self._libraries) if self._dead_strip is None else self._dead_strip
 
     def link_against(self, *resolvers: Resolver | Mapping[str, Any] | Callable[[str], Any]) -> Dylib:
         """Say where symbols come from that the dylib does not define, in order of search.
@@ -267,6 +274,14 @@ class Dylib:
             if row is not None:
                 return int(definitions.address[row])
         return None
+
+    def hidden_address_of(self, name: str) -> int | None:
+        """The address of a name that other dylibs and libraries may not define: an own one, or one of the caller's."""
+        own = self.own_address_of(name)
+        if own is not None:
+            return own
+        given = (each.address_of(name) for each in self._against if isinstance(each, Names))
+        return next((address for address in given if address is not None), None)
 
     def exported_address_of(self, name: str) -> int | None:
         """The address of a name for other dylibs; what waits to be linked is linked for it."""
