@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 from jitlink.errors import MemoryRefused
 from jitlink.linker import Linked
-from jitlink.memory import Policy, Reservation, Segment, page_size, reserve
+from jitlink.memory import ANYWHERE, Policy, Reservation, Segment, page_size, reserve
 from jitlink.passes.needs import Needs
 from jitlink.protection import Protection
 
-SMALLEST_RANGE = 64 << 20
+SMALLEST_RANGE = 8 << 20
+"""Small, since the room near the libraries of a process is 2 GiB either way, and hundreds of dylibs may want it."""
+ROOM_TO_GROW = 4
 REACH = 1 << 31
 LOWEST = 1 << 16
 CODE = Protection.READ | Protection.EXECUTE
@@ -71,7 +73,7 @@ class Images:
         return self._chosen.base + (offset or 0)
 
     def _reserve(self, needs: Needs) -> Reservation:
-        wanted = max(SMALLEST_RANGE, 2 * needs.size) + needs.alignment
+        wanted = max(SMALLEST_RANGE, ROOM_TO_GROW * needs.size) + needs.alignment
         least = needs.size + needs.alignment
         if needs.ceiling:
             return self._within(wanted, least, 0, needs.ceiling)
@@ -82,7 +84,7 @@ class Images:
                     return self._within(wanted, least, low, high)
                 except MemoryRefused:
                     continue
-        return reserve(wanted, policy=self.policy)
+        return self._within(wanted, least, 0, ANYWHERE)
 
     def _within(self, wanted: int, least: int, low: int, high: int) -> Reservation:
         """Reserve a range with room to grow, or one that is just large enough."""

@@ -40,7 +40,7 @@ from jitlink.memory.gaps import plan_gap
 from jitlink.memory.segments import Host, Policy, Reservation, Segment, align_up
 from jitlink.protection import Protection
 
-__all__ = ["Policy", "Protection", "Reservation", "Segment", "page_size", "plan_gap", "reserve"]
+__all__ = ["ANYWHERE", "Policy", "Protection", "Reservation", "Segment", "page_size", "plan_gap", "reserve"]
 
 if sys.platform == "win32":
     from jitlink.memory import windows as native
