@@ -7,10 +7,17 @@ from importlib import import_module
 
 from jitlink.arches.architecture import Architecture
 
-FILE_OF = {"x86_64": ("x86_64", "X86_64"), "amd64": ("x86_64", "X86_64")}
+FILE_OF = {
+    "x86_64": ("x86_64", "X86_64"),
+    "amd64": ("x86_64", "X86_64"),
+    "bpf": ("bpf", "BPF"),
+    "bpfel": ("bpf", "BPF"),
+    "bpfeb": ("bpf", "BPF_BIG_ENDIAN"),
+}
 """The module and the name in it of each architecture, under the names that platforms give it."""
 
-NAME_OF_ELF_MACHINE = {62: "x86_64"}
+NAME_OF_ELF_MACHINE = {(62, "little"): "x86_64", (247, "little"): "bpf", (247, "big"): "bpfeb"}
+"""By e_machine and the byte order of the object."""
 
 
 def architecture(name: str) -> Architecture:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,7 @@ class Architecture:
         trap: the byte that fills what no code uses.
         large_section_flag: the flag of ELF sections that may lie out of reach of the rest, or 0.
         support: what C libraries have only in their static part, as code of our own.
+        byte_order: of its ELF objects.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Architecture:
     trap: int
     large_section_flag: int
     support: Mapping[str, Routine]
+    byte_order: Literal["little", "big"] = "little"
 
     def kind_number(self, name: str) -> int:
         """The row of a kind by its ABI name. Raises KeyError when there is none."""

@@ -1,7 +1,7 @@
 """Reading ELF: relocatable objects, many at once, into one link graph.
 
-64-bit little-endian objects of any machine whose architecture has a table from relocation number to
-kind. All objects of a batch are read together: the headers of all are gathered in one step, then the
+64-bit objects of any machine whose architecture has a table from relocation number to kind, and of
+its byte order. All objects of a batch are read together: the headers of all are gathered in one step, then the
 section headers, the symbols and the relocations of all. A step is a handful of array operations, and
 no loop runs over objects, sections, symbols or relocations.
 
@@ -62,7 +62,6 @@ LARGEST_ALIGNMENT = 1 << 30
 MOST_BYTES = 1 << 62
 ZERO, NOT = np.zeros(1, np.int64), np.zeros(1, np.bool_)
 NULL_SECTION = np.zeros((), elf.SHDR)
-WORD = np.dtype("<u4")
 I64, U64 = np.dtype(np.int64), np.dtype(np.uint64)
 
 
@@ -74,6 +73,11 @@ def is_elf(content: bytes) -> bool:
 def machine_of(content: bytes) -> int:
     """The e_machine of an ELF header, whatever its class; content: at least 20 bytes."""
     return int.from_bytes(content[18:20], "little" if content[5] == elf.DATA_LITTLE else "big")
+
+
+def byte_order_of(content: bytes) -> str:
+    """The byte order of an ELF header, "little" or "big"; content: at least 6 bytes."""
+    return "big" if content[5] == elf.DATA_BIG else "little"
 
 
 def read_elf(batch: Batch, target: Architecture, *, everything: bool = False) -> LinkGraph:
@@ -106,14 +110,28 @@ class ElfReader:
     def __init__(self, batch: Batch, target: Architecture) -> None:
         self.batch = batch
         self.target = target
+        self.big_endian = target.byte_order == "big"
+
+    def load(self, positions: Rows, record: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Gather a record from each position of the pool, of whichever byte order the objects are.
+
+        record: one of the dtypes of elf_layout. Returns record[n], a copy.
+        """
+        if self.big_endian:
+            return load_records(self.batch.pool, positions, record.newbyteorder(">")).astype(record)
+        return load_records(self.batch.pool, positions, record)
 
     def read_headers(self) -> None:
         """Read the file headers. Leaves the position and number of each input's section headers."""
         batch = self.batch
         batch.refuse_any(batch.sizes < elf.EHDR.itemsize, "the file ends inside its ELF header")
-        header = load_records(batch.pool, batch.starts, elf.EHDR)
-        wanted = elf.ET_REL | self.target.elf_machine << 16
-        ours = ((header["ident"] & elf.IDENT_MASK) == elf.IDENT) & (header["type_and_machine"] == wanted)
+        header = self.load(batch.starts, elf.EHDR)
+        ident, wanted = header["ident"], elf.ET_REL | self.target.elf_machine << 16
+        expected = elf.IDENT
+        if self.big_endian:
+            ident, wanted = ident.byteswap(), elf.ET_REL << 16 | self.target.elf_machine
+            expected = elf.IDENT_BIG
+        ours = ((ident & elf.IDENT_MASK) == expected) & (header["type_and_machine"] == wanted)
         if np.count_nonzero(ours) < len(ours):
             raise self._other_file(int((~ours).argmax()))
         self.section_count = header["shnum"].astype(I64)
@@ -148,7 +166,7 @@ class ElfReader:
         refuse(~none & outside, "its section headers lie past the end of the file", rows)
         self.headers_at[rows] = batch.starts[rows] + np.where(none, 0, offset).view(I64)
         # With 0xff00 sections or more, the numbers are in the fields of section 0 (gABI, e_shnum).
-        zeroth = load_records(batch.pool, self.headers_at[rows], elf.SHDR)
+        zeroth = self.load(self.headers_at[rows], elf.SHDR)
         claimed = np.minimum(zeroth["size"], np.uint64(MOST_BYTES)).view(I64)
         number = np.where(~none & (number == 0), claimed, number)
         strings = np.where(~none & (strings == elf.SHN_XINDEX), zeroth["link"], strings)
@@ -169,11 +187,15 @@ class ElfReader:
             return MalformedInput("it does not start as an ELF file does", input=name)
         if raw[4] != elf.CLASS_64:
             return UnsupportedInput("a 32-bit ELF file; only 64-bit objects are linked", input=name)
-        if raw[5] != elf.DATA_LITTLE:
-            return UnsupportedInput("a big-endian ELF file; only little-endian objects are linked", input=name)
+        order, data = self.target.byte_order, elf.DATA_BIG if self.big_endian else elf.DATA_LITTLE
+        if raw[5] != data and raw[5] in (elf.DATA_LITTLE, elf.DATA_BIG):
+            other = byte_order_of(raw)
+            return UnsupportedInput(f"a {other}-endian ELF file; this link is for {order}-endian objects", input=name)
+        if raw[5] != data:
+            return MalformedInput(f"unknown ELF byte order {raw[5]}", input=name)
         if raw[6] != elf.VERSION_CURRENT:
             return MalformedInput(f"unknown ELF version {raw[6]}", input=name)
-        file_type, machine = int.from_bytes(raw[16:18], "little"), machine_of(raw)
+        file_type, machine = int.from_bytes(raw[16:18], order), machine_of(raw)
         if file_type != elf.ET_REL:
             sort = elf.TYPE_NAMES.get(file_type, f"a file of ELF type {file_type}")
             hint = "Give the object it was made from, or load it with jitlink.shared_library()"
@@ -188,7 +210,7 @@ class ElfReader:
         starts = starts_of(count)
         self.first_section = starts[:-1]
         self.owner = owners(count)
-        headers = load_records(batch.pool, rows_of(self.headers_at, count, elf.SHDR.itemsize), elf.SHDR)
+        headers = self.load(rows_of(self.headers_at, count, elf.SHDR.itemsize), elf.SHDR)
         # Section 0 is the null section, whose fields may hold extended numbers and mean nothing else.
         headers[self.first_section[count > 0]] = NULL_SECTION
         self.headers = headers
@@ -318,7 +340,7 @@ class ElfReader:
         positions = np.concatenate(
             ([len(batch.pool) - elf.SYM.itemsize], rows_of(self.position[tables], count, elf.SYM.itemsize))
         )
-        symbols = load_records(batch.pool, positions, elf.SYM)
+        symbols = self.load(positions, elf.SYM)
         self.symbols = symbols
         self.symbol_owner = np.concatenate((ZERO, owner.repeat(count)))
         strings = self.first_section[owner] + self.headers["link"][tables]
@@ -392,7 +414,7 @@ class ElfReader:
         entry = symbols - self.first_symbol[owner]
         outside = (entry + 1) * 4 > self.size[table].view(I64)
         self.batch.refuse_any(outside, "its extended index table is too short", owner)
-        return load_records(self.batch.pool, self.position[table] + entry * 4, WORD).astype(I64)
+        return self.load(self.position[table] + entry * 4, elf.WORD).astype(I64)
 
     def graph(self, groups: SectionGroups) -> LinkGraph:
         """Make the link graph of what was read."""

@@ -50,7 +50,7 @@ def _unpack(packed: bytes, reader: ElfReader, row: int) -> bytes:
     input, section = reader.batch.names[int(reader.owner[row])], reader.section_name(row)
     if len(packed) < elf.CHDR.itemsize:
         raise MalformedInput("a compressed section without its header", input=input, section=section)
-    header = np.frombuffer(packed, elf.CHDR, 1)[0]
+    header = np.frombuffer(packed, elf.CHDR.newbyteorder(">") if reader.big_endian else elf.CHDR, 1)[0]
     size, method, stream = int(header["size"]), int(header["type"]), packed[elf.CHDR.itemsize :]
     if size > HIGHEST_RATIO * len(packed):
         raise MalformedInput(

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from jitlink.columns import NO_ROWS, Rows, load_records, rows_of
+from jitlink.columns import NO_ROWS, Rows, rows_of
 from jitlink.formats import elf_layout as elf
 
 if TYPE_CHECKING:
     from jitlink.formats.elf import ElfReader
-
-WORD = np.dtype("<u4")
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,11 @@ def read_groups(reader: ElfReader) -> SectionGroups:
     refuse = reader.batch.refuse_any
     size = reader.size[tables].view(np.int64)
     refuse((size < 4) | (size % 4 != 0), "a section group is not a table of 4-byte words", owner)
-    flags = load_records(reader.batch.pool, reader.position[tables], WORD)
+    flags = reader.load(reader.position[tables], elf.WORD)
     signature = reader.headers["info"][tables].astype(np.int64)
     refuse(signature >= reader.symbol_count[owner], "the signature of a section group is not there", owner)
     count = size // 4 - 1
-    index = load_records(reader.batch.pool, rows_of(reader.position[tables] + 4, count, 4), WORD).astype(np.int64)
+    index = reader.load(rows_of(reader.position[tables] + 4, count, 4), elf.WORD).astype(np.int64)
     member_owner = owner.repeat(count)
     refuse(
         (index == 0) | (index >= reader.section_count[member_owner]),

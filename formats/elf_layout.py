@@ -1,4 +1,6 @@
-"""The layout of 64-bit little-endian ELF: its records as dtypes, and the constants we read.
+"""The layout of 64-bit ELF: its records as little-endian dtypes, and the constants we read.
+
+Records of big-endian objects are turned around when they are loaded (ElfReader.load).
 
 Source: System V Application Binary Interface (gABI), chapters 4 and 5; GNU extensions from the
 GNU gABI supplement; CREL from the gABI proposal that LLVM 20 and binutils 2.44 implement.
@@ -13,7 +15,7 @@ EHDR = np.dtype(
         # The first seven bytes of e_ident: magic number, class, byte order, version.
         ("ident", "<u8"),
         ("ident_rest", "<u8"),
-        # e_type in the low half, e_machine in the high half.
+        # e_type in the low half, e_machine in the high half; of a big-endian object the other way round.
         ("type_and_machine", "<u4"),
         ("version", "<u4"),
         ("entry", "<u8"),
@@ -45,11 +47,13 @@ SHDR = np.dtype(
 SYM = np.dtype([("name", "<u4"), ("info", "u1"), ("other", "u1"), ("shndx", "<u2"), ("value", "<u8"), ("size", "<u8")])
 RELA = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
 REL = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4")])
+WORD = np.dtype("<u4")
 CHDR = np.dtype([("type", "<u4"), ("reserved", "<u4"), ("size", "<u8"), ("addralign", "<u8")])
 
 MAGIC = b"\x7fELF"
-CLASS_64, DATA_LITTLE, VERSION_CURRENT = 2, 1, 1
+CLASS_64, DATA_LITTLE, DATA_BIG, VERSION_CURRENT = 2, 1, 2, 1
 IDENT = int.from_bytes(MAGIC + bytes((CLASS_64, DATA_LITTLE, VERSION_CURRENT)), "little")
+IDENT_BIG = int.from_bytes(MAGIC + bytes((CLASS_64, DATA_BIG, VERSION_CURRENT)), "little")
 IDENT_MASK = (1 << 56) - 1
 TYPE_NAMES = {0: "no file type", 2: "an executable", 3: "a shared object", 4: "a core file"}
 ET_REL = 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from jitlink.columns import Rows, load_records, rows_of
+from jitlink.columns import Rows, rows_of
 from jitlink.errors import Place, UnsupportedRelocation, reading
 from jitlink.formats import elf_layout as elf
 from jitlink.formulas import Kind
@@ -134,9 +134,12 @@ def _read_records(
         count = np.concatenate((ONE, count))
         columns = (tables.section, tables.owner, tables.relocated)
         tables = Tables(*(np.concatenate((ZERO, column)) for column in columns))
-    records = load_records(reader.batch.pool, positions, record)
+    records = reader.load(positions, record)
     addend = records["addend"] if record is elf.RELA else np.zeros(len(records), np.int64)
     kind, symbol = records["type"].astype(np.int64), records["symbol"].astype(np.int64)
+    if reader.big_endian:
+        # r_info is one number with the symbol in its upper half, which then comes first (gABI, ELF64_R_SYM).
+        kind, symbol = symbol, kind
     return Relocations(tables, count, records["offset"].astype(np.uint64), kind, symbol, addend)
 
 
