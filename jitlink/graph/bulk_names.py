@@ -31,16 +31,18 @@ def read_names(graph: LinkGraph, positions: npt.NDArray[np.int64]) -> list[bytes
     take memory out of proportion to the input.
     """
     starts, sizes = graph.string_tables
+    ends = starts + sizes
+    table = starts.searchsorted(positions, "right") - 1
+    # Added names and names outside of the tables are read one by one.
+    inside_table = (table >= 0) & (positions < ends[table])
+    # Assemblers write the names of local symbols first, and mostly those of global ones are wanted.
+    wanted_tables, wanted_positions = table[inside_table], positions[inside_table]
+    starts = np.minimum(lowest_by(wanted_tables, wanted_positions, len(starts), np.iinfo(np.int64).max), ends)
     pool = graph.pool.data
-    ends = (starts + sizes).tolist()
-    strings = b"".join([pool[start:end] for start, end in zip(starts.tolist(), ends, strict=True)])
+    strings = b"".join([pool[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)])
     characters = np.frombuffer(strings, np.uint8)
     nuls = (characters == 0).nonzero()[0]
-    table = starts.searchsorted(positions, "right") - 1
-    place = positions - starts[table] + starts_of(sizes)[:-1][table]
-    # Added names and names outside of the tables are read one by one.
-    elsewhere = ((table < 0) | (place >= starts_of(sizes)[1:][table])).nonzero()[0]
-    place[elsewhere] = 0
+    place = np.where(inside_table, positions - starts[table] + starts_of(ends - starts)[:-1][table], 0)
     string = nuls.searchsorted(place)
     beginning = np.concatenate(([0], nuls + 1))
     wanted_from = lowest_by(string, place, len(nuls) + 1, 0)
@@ -60,7 +62,7 @@ def read_names(graph: LinkGraph, positions: npt.NDArray[np.int64]) -> list[bytes
         _refuse_excess(int((nuls[string[shared]] - place[shared]).sum()), len(strings))
         for row, skipped in zip(shared.tolist(), later[shared].tolist(), strict=True):
             names[row] = names[row][skipped:]
-    for row in elsewhere.tolist():
+    for row in (~inside_table).nonzero()[0].tolist():
         names[row] = graph.raw_name_at(int(positions[row]))
     return names
 
