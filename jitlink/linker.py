@@ -21,7 +21,7 @@ from jitlink.errors import Place as ErrorPlace
 from jitlink.escaping import escaped
 from jitlink.fixups import apply_fixups, place_of
 from jitlink.formulas import Addresses
-from jitlink.graph import Definition, LinkGraph, Scope
+from jitlink.graph import Definition, LinkGraph, Scope, WorkingMemory
 from jitlink.layout import Layout, lay_out
 from jitlink.passes.advice import advise
 from jitlink.passes.content import fill_image
@@ -36,6 +36,7 @@ from jitlink.passes.resolve import Resolution, place_commons, resolve
 from jitlink.protection import Protection
 
 STAGES = ("pre_prune", "post_prune", "post_allocation", "pre_fixup", "post_fixup")
+AFTER_LAYOUT = STAGES[2:]
 UserPass = Callable[[LinkGraph], None]
 Trace = Callable[[str, float], None]
 
@@ -198,9 +199,11 @@ def link(graph: LinkGraph, surroundings: Surroundings, place: Place, options: Op
     clock("layout")
     # Addresses are final from here.
     run("post_allocation")
-    run("pre_fixup")
+    # Blocks have bytes that can be changed from here.
     image = fill_image(graph, layout)
+    graph.working = WorkingMemory(image, layout.position)
     clock("content")
+    run("pre_fixup")
     addresses = graph.symbols.addresses()
     apply_fixups(
         graph, image, layout.position, addresses, got, lambda kind, edge: advise(graph, kind, edge, base, addresses)
@@ -225,7 +228,10 @@ class _UserPasses:
 
     def __call__(self, stage: str) -> None:
         for user_pass in self.passes.get(stage, ()):
+            rows = len(self.graph.blocks), len(self.graph.symbols)
             user_pass(self.graph)
+            if stage in AFTER_LAYOUT and rows != (len(self.graph.blocks), len(self.graph.symbols)):
+                raise LinkFailure(f"a pass at {stage} has added blocks or symbols: they have places by then")
             self.graph.settle()
             self.graph.sort_edges()
 

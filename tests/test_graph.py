@@ -273,6 +273,46 @@ def test_a_user_pass_adds_code_before_layout() -> None:
     assert detour + 5 + int.from_bytes(image.read(detour + 1, 4), "little", signed=True) == image.address_of("first")
 
 
+def test_a_user_pass_sees_and_changes_the_bytes_of_a_block() -> None:
+    """Before the fixups a block holds what its input has, after them what the image has; both can be changed."""
+    found: list[bytes] = []
+
+    def look(graph: LinkGraph) -> None:
+        found.append(graph.symbols["main"].block.working.tobytes())  # type: ignore[union-attr]
+
+    def end_in_a_trap(graph: LinkGraph) -> None:
+        graph.symbols["main"].block.working[-1] = 0xCC  # type: ignore[union-attr]
+
+    passes = {"pre_fixup": [look], "post_fixup": [look, end_in_a_trap]}
+    image = jitlink.link(caller_and_callees(), base=BASE, passes=passes)
+    assert found[0] == CALL
+    linked = image.read(image.address_of("main"), len(CALL))
+    assert (found[1][:-1], found[1][-1:]) == (linked[:-1], CALL[-1:])
+    assert linked[-1] == 0xCC
+
+
+@pytest.mark.parametrize("stage", ["pre_prune", "post_prune", "post_allocation"])
+def test_there_is_no_working_memory_before_the_fixups(stage: str) -> None:
+    """The bytes of a block cannot be asked for before they are copied into the image."""
+
+    def look(graph: LinkGraph) -> None:
+        with pytest.raises(ValueError, match="has no working memory"):
+            _ = graph.symbols["main"].block.working  # type: ignore[union-attr]
+
+    jitlink.link(caller_and_callees(), base=BASE, passes={stage: [look]})
+
+
+@pytest.mark.parametrize("stage", ["post_allocation", "pre_fixup", "post_fixup"])
+def test_a_user_pass_adds_nothing_after_layout(stage: str) -> None:
+    """What is added when everything has its place would have none."""
+
+    def add_block(graph: LinkGraph) -> None:
+        graph.add_block(graph.add_section(".text.late", CODE), b"\xc3")
+
+    with pytest.raises(jitlink.LinkFailure, match=f"a pass at {stage} has added blocks or symbols"):
+        jitlink.link(caller_and_callees(), base=BASE, passes={stage: [add_block]})
+
+
 def test_an_unknown_stage_is_refused() -> None:
     """A misspelt stage would never run; the error lists the stages that there are."""
     with pytest.raises(ValueError, match=r"no such stage: pre_fixups; there are pre_prune, .*, post_fixup"):

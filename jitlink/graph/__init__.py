@@ -13,7 +13,7 @@ pool (all inputs in one buffer), a symbol the position of its name there. What t
 (GOT entries, stubs) lies in a second buffer whose positions continue those of the pool.
 """
 
-from jitlink.graph.link_graph import NO_NAME, PADDING, TABLES, LinkGraph, Target
+from jitlink.graph.link_graph import NO_NAME, PADDING, TABLES, LinkGraph, Target, WorkingMemory
 from jitlink.graph.meanings import Definition, Lifetime, Linkage, Purpose, Scope, SymbolKind
 from jitlink.graph.tables import Blocks, Edges, Groups, Sections, Symbols
 from jitlink.graph.views import BlockRow, EdgeRow, GroupRow, SectionRow, SymbolRow
@@ -40,4 +40,5 @@ __all__ = [
     "SymbolRow",
     "Symbols",
     "Target",
+    "WorkingMemory",
 ]

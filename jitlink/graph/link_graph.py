@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,17 @@ FEW_NAMES = 24
 """Up to this many names are read one by one."""
 
 TABLES = ("sections", "blocks", "symbols", "edges", "groups")
+
+
+@dataclass(frozen=True)
+class WorkingMemory:
+    """The bytes of a link under way.
+
+    Attributes: image (uint8[bytes]); position (int64[blocks], where each block starts in image).
+    """
+
+    image: Buffer
+    position: Rows
 
 
 class NamedKind(Protocol):
@@ -75,6 +87,8 @@ class LinkGraph:
         self.symbols = Symbols(self)
         self.edges = Edges(self)
         self.groups = Groups(self)
+        # The bytes of the blocks, from the time when they are copied into the image: see linker.link.
+        self.working: WorkingMemory | None = None
 
     # Names and content
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jitlink.columns import Row
+from jitlink.columns import Buffer, Row
 from jitlink.graph.meanings import Definition, Lifetime, Linkage, Purpose, Scope, SymbolKind
 from jitlink.protection import Protection
 
@@ -104,6 +104,18 @@ class BlockRow(Row):
     def content(self) -> bytes:
         """The bytes as the input has them, before fixups; zeroes for a zero-fill block."""
         return self.table.graph.content_of(self.row)
+
+    @property
+    def working(self) -> Buffer:
+        """The bytes that the link is working on, uint8[size], to be read and changed.
+
+        From stage pre_fixup on, for live blocks with content. Raises ValueError for others and before.
+        """
+        memory = self.table.graph.working
+        if memory is None or not self.live or self.zero_fill:
+            raise ValueError(f"{self!r} has no working memory: it is not live, zero-fill, or before pre_fixup")
+        start = int(memory.position[self.row])
+        return memory.image[start : start + self.size]
 
     @property
     def edges(self) -> list[EdgeRow]:
