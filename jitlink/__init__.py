@@ -10,7 +10,8 @@ with jitlink.Session() gives linked code a lifetime. All errors are under jitlin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from jitlink.errors import (
     ClosedError,
@@ -29,15 +30,32 @@ from jitlink.errors import (
     UnsupportedRelocation,
     UsageError,
 )
-from jitlink.graph import LinkGraph
-from jitlink.image import Image, read
-from jitlink.image import link_image as link
-from jitlink.inputs import Source
-from jitlink.library import Library
-from jitlink.linker import UserPass
-from jitlink.protection import Protection
-from jitlink.resolvers import Resolver, process, shared_library
-from jitlink.session import Dylib, Session
+
+if TYPE_CHECKING:
+    from jitlink.graph import LinkGraph
+    from jitlink.image import Image, read
+    from jitlink.image import link_image as link
+    from jitlink.inputs import Source
+    from jitlink.library import Library
+    from jitlink.linker import UserPass
+    from jitlink.protection import Protection
+    from jitlink.resolvers import Resolver, process, shared_library
+    from jitlink.session import Dylib, Session
+
+# The linker is loaded when the first of these is asked for: a program that only imports us pays nothing.
+_HOMES = {
+    "Dylib": "session",
+    "Image": "image",
+    "Library": "library",
+    "LinkGraph": "graph",
+    "Protection": "protection",
+    "Resolver": "resolvers",
+    "Session": "session",
+    "link": "image.link_image",
+    "process": "resolvers",
+    "read": "image",
+    "shared_library": "resolvers",
+}
 
 __version__ = "0.1.0"
 
@@ -73,6 +91,18 @@ __all__ = [
 ]
 
 
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home, _, original = _HOMES[name].partition(".")
+    value = globals()[name] = getattr(import_module(f"jitlink.{home}"), original or name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]
+
+
 def load(
     *sources: Source,
     define: Mapping[str, Any] | Callable[[str], Any] | None = None,
@@ -92,6 +122,10 @@ def load(
 
     The library lives in a session of its own until its close(). Raises LinkError; then nothing is mapped.
     """
+    from jitlink.library import Library
+    from jitlink.resolvers import process
+    from jitlink.session import Session
+
     session = Session()
     try:
         dylib = session.dylib("load")
@@ -117,6 +151,7 @@ def new_graph(name: str, target: str | None = None) -> LinkGraph:
 
     Raises UnsupportedInput for a machine that we do not link for.
     """
+    from jitlink.graph import LinkGraph
     from jitlink.image import target_of
     from jitlink.inputs import collect
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from jitlink.escaping import escaped
 
@@ -84,8 +84,7 @@ class LinkFailure(LinkError):
     """Every input is sound by itself, but together they cannot be linked."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where in the inputs something is: offset counts bytes from the start of the section."""
 
     input: str
