@@ -85,14 +85,17 @@ def memory(runs: int) -> Row:
 
 
 def imports(runs: int) -> Row:
-    """`import jitlink` against `import numpy`, each in fresh processes."""
-    ours, numpy = Series("import jitlink"), Series("import numpy")
+    """`import jitlink` and the linker that it loads when it is used, against `import numpy`, in fresh processes."""
+    ours, loaded, numpy = Series("import jitlink"), Series("from jitlink import Session"), Series("import numpy")
     for _ in range(2 * runs + 1):
-        for series in (ours, numpy):
+        for series in (ours, loaded, numpy):
             sample_import(series)
-    more = (ours.median - numpy.median) * 1e3 if ours.values and numpy.values else None
-    verdict = Verdict("more than numpy alone, in ms, at most 25", 25.0, more)
-    return Row("import", "import", ours=ours, rivals=[numpy], verdicts=[verdict])
+    verdicts = [
+        Verdict(f"`{each.label}` more than numpy alone, in ms, at most 25", 25.0, (each.median - numpy.median) * 1e3)
+        for each in (ours, loaded)
+        if each.values and numpy.values
+    ]
+    return Row("import", "import", ours=ours, rivals=[loaded, numpy], verdicts=verdicts)
 
 
 ROWS: dict[str, Callable[[int], Row]] = {
