@@ -43,6 +43,8 @@ SET_BITS, ALIGNMENT_BITS = 24, 31
 """What the sort key holds below the place of the segment and the part: the set, and the alignment."""
 MOST_PADDING = 1 << 28
 """Bytes of padding that alignments may ask for beside the content itself."""
+UNWIND_END_SIZE = 4
+"""Bytes behind the last unwind record for the word of zeroes that ends the chain (LSB 10.6)."""
 
 
 @dataclass
@@ -147,6 +149,8 @@ def _place_sets(graph: LinkGraph, sets: Sets) -> tuple[list[int], list[int], dic
         run_alignment[run] = max(alignments)
         # Unwind records follow each other without a gap: a word of zeroes would end them.
         ends = _ends(blocks.size[members].tolist(), alignments if purpose != EH_FRAME else [1] * len(members))
+        if purpose == EH_FRAME:
+            ends[-1] += UNWIND_END_SIZE
         distances += [end - start for start, end in zip([0, *ends], ends, strict=False)]
         runs += [run] * len(members)
     return runs, distances, run_alignment

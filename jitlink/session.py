@@ -38,6 +38,11 @@ from jitlink.passes.linker_symbols import DSO_HANDLE
 from jitlink.passes.members import returning_members, take_members
 from jitlink.placement import Images
 from jitlink.resolvers import Names, Resolver, as_resolver, datum, is_function, process
+from jitlink.runtime.observers import Profiler, observers
+from jitlink.runtime.symbolize import Location
+from jitlink.runtime.symbolize import Names as CodeNames
+from jitlink.runtime.unwind_chain import unwind_chain
+from jitlink.runtime.unwinding import Unwinding
 
 if TYPE_CHECKING:
     from jitlink.handles import Symbol
@@ -50,11 +55,15 @@ FINALISER = ctypes.CFUNCTYPE(None)
 class Session:
     """An owner of dylibs. Closing it closes them, the last one first."""
 
-    def __init__(self, *, memory: Policy = "auto") -> None:
+    def __init__(
+        self, *, memory: Policy = "auto", debugger: bool | None = None, profiler: Profiler | None = None
+    ) -> None:
         """Open a session.
 
-        memory: how written memory is made executable, see jitlink.memory. Raises UnsupportedInput on a
-        machine that we do not link for.
+        memory: how written memory is made executable, see jitlink.memory. debugger: tell GDB and LLDB of
+        linked functions; by default as the environment variable JITLINK_DEBUG says. profiler: tell perf
+        of them by its "map" or by a "dump", or "none"; by default as JITLINK_PERF says. Raises
+        UnsupportedInput on a machine that we do not link for.
         """
         target = host_architecture()
         if target is None:
@@ -63,6 +72,8 @@ class Session:
         self.memory: Policy = memory
         self.closed = False
         self.lock = threading.RLock()
+        self.unwinding = Unwinding()
+        self.observers = observers(target, debugger, profiler)
         self._dylibs: dict[str, Dylib] = {}
         atexit.register(self._finish)
 
@@ -79,6 +90,15 @@ class Session:
     def dylibs(self) -> list[Dylib]:
         """The dylibs that are open, in the order in which they were made."""
         return list(self._dylibs.values())
+
+    def symbolize(self, address: int) -> Location | None:
+        """Say what an address in linked code belongs to: symbol, offset, object, and file and line.
+
+        None if no symbol of an open dylib covers it. File and line need debug=True when the object is added.
+        """
+        with self.lock:
+            found = (names.locate(address) for dylib in self.dylibs for names in dylib.code_names)
+            return next((location for location in found if location is not None), None)
 
     def forget(self, dylib: Dylib) -> None:
         """Let go of a dylib that has been closed."""
@@ -132,7 +152,8 @@ class _Waiting:
 class Dylib:
     """Inputs that are linked together, and what they define.
 
-    Attributes: session, name, closed, debug_sections (relocated, of each input by name, where asked for).
+    Attributes: session, name, closed, debug_sections (relocated, of each input by name, where asked for),
+    code_names (what the addresses of each link belong to).
     """
 
     def __init__(self, session: Session, name: str) -> None:
@@ -148,6 +169,7 @@ class Dylib:
         self._linked: list[Definitions] = []
         self._finalisers: list[int] = []
         self.debug_sections: DebugSections = {}
+        self.code_names: list[CodeNames] = []
 
     # Inputs
 
@@ -239,17 +261,24 @@ class Dylib:
     def _link(self, graph: LinkGraph) -> None:
         try:
             linked = link(graph, self, self._images, self._options)
+            chain = unwind_chain(linked)
             self._images.place(linked)
         except BaseException:
             self._images.give_up()
             raise
-        self._linked.append(linked.definitions())
+        definitions = linked.definitions()
+        self._linked.append(definitions)
         self._pending = []
         self._options = Options(
             exports=self._options.exports, dead_strip=self._options.dead_strip, debug=self._options.debug
         )
         self.debug_sections |= linked.debug_sections
+        self.code_names.append(CodeNames(linked.graph, linked.base, linked.layout.size, linked.debug_sections))
         self._finalisers = linked.cycle.finalisers + self._finalisers
+        # Initialisers may throw, and a debugger may want to stop in them.
+        self.session.unwinding.add(self, chain, definitions, self._against)
+        for observer in self.session.observers:
+            observer.add(self, linked, chain)
         if linked.cycle.initialisers:
             _run_initialisers(linked.cycle.initialisers)
 
@@ -368,8 +397,12 @@ class Dylib:
             if not self.closed:
                 self.finalise()
                 self.closed = True
+                for observer in self.session.observers:
+                    observer.remove(self)
+                self.session.unwinding.remove(self)
                 self._images.release()
                 self._linked.clear()
+                self.code_names.clear()
                 self._pending.clear()
                 self._libraries.clear()
                 self.session.forget(self)
