@@ -19,7 +19,11 @@ from jitlink.bpf.semantics import Step, maker
 if TYPE_CHECKING:
     from jitlink.bpf.interpreter import Interpreter
 
-EXPLAINED = {0xBAD2310: "a CO-RE relocation of this instruction did not find its target"}
+MISSING_FUNCTION = 2_002_000_000
+EXPLAINED = {
+    0xBAD2310: "a CO-RE relocation of this instruction did not find its target",
+    MISSING_FUNCTION: "this is a call of a weak function outside of the program, which nobody has given",
+}
 """Helper numbers that a loader writes to mark an instruction as unusable (libbpf's are these)."""
 
 
