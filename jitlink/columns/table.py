@@ -19,6 +19,10 @@ import numpy.typing as npt
 from jitlink.columns.rows import Rows
 
 
+LEAST_ROOM = 64
+"""Rows that a table can grow by, at the least, before its columns are moved."""
+
+
 class ColumnDeclaration:
     """What a column holds: its dtype, what its values mean, and the table that they refer to."""
 
@@ -90,6 +94,8 @@ class Table(Generic[View]):
     declarations: ClassVar[dict[str, ColumnDeclaration]] = {}
     empty: ClassVar[dict[str, npt.NDArray[Any]]] = {}
     moves: list[str]
+    # By column, the array with room at its end that the column is the beginning of.
+    _roomy: dict[str, npt.NDArray[Any]]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -99,6 +105,7 @@ class Table(Generic[View]):
 
     def __init__(self) -> None:
         self.moves = []
+        self._roomy = {}
         self.__dict__.update(self.empty)
 
     def __len__(self) -> int:
@@ -125,14 +132,21 @@ class Table(Generic[View]):
         """Add count rows at the end; each column is given an array or one value for all of them.
 
         Returns int64[count], the new row numbers. A column that is not given is zero.
+
+        The first append moves a column to where it has room to grow, and those that follow write behind
+        it: a linker that adds a few rows to a hundred thousand must not copy them every time. A pass may
+        put another array in the place of a column, which then has to be moved again.
         """
-        first = len(self)
+        own, first = self.__dict__, len(self)
+        end = first + count
         for name, declared in self.declarations.items():
-            added = np.zeros(count, declared.dtype)
-            if name in columns:
-                added[:] = columns[name]
-            self.__dict__[name] = np.concatenate((self.__dict__[name], added))
-        return np.arange(first, first + count)
+            roomy = self._roomy.get(name)
+            if roomy is None or own[name].base is not roomy or len(roomy) < end:
+                roomy = self._roomy[name] = np.empty(end + max(end >> 3, LEAST_ROOM), declared.dtype)
+                roomy[:first] = own[name]
+            roomy[first:end] = columns.get(name, 0)
+            own[name] = roomy[:end]
+        return np.arange(first, end)
 
     def take(self, rows: Rows, by: str) -> None:
         """Reorder or drop rows; by names the pass, for the message of a view that went stale."""
