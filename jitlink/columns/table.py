@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from jitlink.columns.rows import Rows
 
-
 LEAST_ROOM = 64
 """Rows that a table can grow by, at the least, before its columns are moved."""
 
