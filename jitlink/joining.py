@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -27,6 +28,9 @@ def join(graphs: Sequence[LinkGraph]) -> LinkGraph:
     joined = LinkGraph(first.target)
     content_shift = _join_pools(joined, graphs)
     name_shift = _join_names(joined, graphs)
+    # How many rows, and how many inputs, of the graphs before go before those of each graph.
+    rows_before = {name: _before([len(getattr(graph, name)) - 1 for graph in graphs]) for name in TABLES}
+    inputs_before = _before([len(graph.inputs) - 1 for graph in graphs])
     for table_name in TABLES:
         tables = [getattr(graph, table_name) for graph in graphs]
         columns = {}
@@ -35,10 +39,9 @@ def join(graphs: Sequence[LinkGraph]) -> LinkGraph:
             for number, table in enumerate(tables):
                 part = getattr(table, column_name)[1:]
                 if declared.refers:
-                    before = sum(len(getattr(graph, declared.refers)) - 1 for graph in graphs[:number])
-                    part = np.where(part > 0, part + before, 0)
+                    part = np.where(part > 0, part + rows_before[declared.refers][number], 0)
                 elif column_name == "input":
-                    part = np.where(part > 0, part + sum(len(graph.inputs) - 1 for graph in graphs[:number]), 0)
+                    part = np.where(part > 0, part + inputs_before[number], 0)
                 elif column_name == "content":
                     part = _shifted_content(part, graphs[number], *content_shift[number])
                 elif column_name == "name":
@@ -48,6 +51,11 @@ def join(graphs: Sequence[LinkGraph]) -> LinkGraph:
         getattr(joined, table_name).fill(**columns)
     joined.sort_edges()
     return joined
+
+
+def _before(counts: list[int]) -> list[int]:
+    """The sum of the counts before each one, and of all of them."""
+    return [0, *accumulate(counts)]
 
 
 def _join_pools(joined: LinkGraph, graphs: Sequence[LinkGraph]) -> list[tuple[int, int]]:

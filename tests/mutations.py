@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -366,18 +366,32 @@ def limited_memory() -> Iterator[None]:
 
 def main(count: int, seed: int) -> int:
     """Link count damaged inputs. Prints how they ended; returns 1 if any ended otherwise than it may."""
+
+    def link_one(number: int, content: bytes, choices: random.Random) -> str:
+        return link_or_refuse(damaged(content, choices), choices)
+
+    return run_campaign(count, seed, seeds(), link_one)
+
+
+def run_campaign(
+    count: int, seed: int, sound: Mapping[str, bytes], run_one: Callable[[int, bytes, random.Random], str]
+) -> int:
+    """Run many inputs, each with an alarm, all of them with a limit on memory; the same seed gives the same inputs.
+
+    sound: the inputs before they are damaged, by name. run_one: damages and runs one, and says how it ended.
+    Prints how they ended; returns 1 if any ended with an exception that got out.
+    """
     signal.signal(signal.SIGALRM, _too_long)
-    names = sorted(seeds())
+    names = sorted(sound)
     outcomes: Counter[str] = Counter()
     started = time.perf_counter()
     with limited_memory():
         for number in range(count):
             choices = random.Random(f"{seed}/{number}")
             name = choices.choice(names)
-            content = damaged(seeds()[name], choices)
             signal.alarm(SECONDS)
             try:
-                outcomes[link_or_refuse(content, choices)] += 1
+                outcomes[run_one(number, sound[name], choices)] += 1
             except Exception as error:
                 outcomes[f"FAULT: {type(error).__name__}"] += 1
                 print(f"input {number} of seed {seed}, made from {name}:", file=sys.stderr)

@@ -36,10 +36,11 @@ def take_members(
     taken: list[LinkGraph] = []
     asked = dict.fromkeys(wanted)
     new = list(given)
+    defined = set(defined)
     while True:
         for graph in new:
             defines, refers = global_names(graph)
-            defined = defined | defines
+            defined |= defines
             asked.update(dict.fromkeys(refers))
         names = [name for name in asked if name not in defined]
         asked = {}

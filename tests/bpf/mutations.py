@@ -16,25 +16,19 @@ As a program this runs many more than the tests do, with an alarm against hangs 
 from __future__ import annotations
 
 import random
-import signal
 import struct
 import sys
-import time
-import traceback
-from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import FrameType
 
 from jitlink import LinkError, bpf
 from jitlink.formats import elf_layout as elf
 from tests import mutations, toolchain
-from tests.mutations import DAMAGES, INTERESTING, limited_memory
+from tests.mutations import DAMAGES, INTERESTING, run_campaign
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TARGETS = ("bpfel-freestanding", "bpfeb-freestanding")
-SECONDS = 10
 BUDGET = 2000
 PACKET = bytes(range(64))
 SLOT = 8
@@ -242,33 +236,12 @@ def _run(loaded: bpf.BpfObject, name: str) -> str:
 
 def main(count: int, seed: int) -> int:
     """Run count damaged objects and as many pieces of code. Prints how they ended; 1 if any ended badly."""
-    signal.signal(signal.SIGALRM, _too_long)
-    names = sorted(seeds())
-    outcomes: Counter[str] = Counter()
-    started = time.perf_counter()
-    with limited_memory():
-        for number in range(2 * count):
-            choices = random.Random(f"{seed}/{number}")
-            name = choices.choice(names)
-            damage = damaged if number % 2 else damaged_code
-            content = damage(seeds()[name], choices)
-            signal.alarm(SECONDS)
-            try:
-                outcomes[run_or_refuse(content, choices)] += 1
-            except Exception as error:
-                outcomes[f"FAULT: {type(error).__name__}"] += 1
-                print(f"input {number} of seed {seed}, made from {name}:", file=sys.stderr)
-                traceback.print_exception(error, limit=-6, file=sys.stderr)
-            finally:
-                signal.alarm(0)
-    for outcome, times in outcomes.most_common():
-        print(f"{times:8} {outcome}")
-    print(f"{2 * count} inputs from {len(names)} seeds in {time.perf_counter() - started:.0f} s, seed {seed}")
-    return int(any(outcome.startswith("FAULT") for outcome in outcomes))
 
+    def run_one(number: int, content: bytes, choices: random.Random) -> str:
+        damage = damaged if number % 2 else damaged_code
+        return run_or_refuse(damage(content, choices), choices)
 
-def _too_long(signal_number: int, frame: FrameType | None) -> None:
-    raise TimeoutError(f"one input took more than {SECONDS} s")
+    return run_campaign(2 * count, seed, seeds(), run_one)
 
 
 if __name__ == "__main__":
