@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from jitlink.arches.architecture import Architecture, Stub
 from jitlink.columns import Buffer, Column, Rows, load_records, store_records
-from jitlink.formulas import A, Addresses, Field, Kind, KindTable, P, S, signed, unsigned
+from jitlink.fields import Addresses, Field
+from jitlink.formulas import A, Kind, KindTable, P, S, signed, unsigned
 from jitlink.graph import LinkGraph
 
 ELF_MACHINE = 247

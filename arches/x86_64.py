@@ -14,12 +14,9 @@ import numpy.typing as npt
 from jitlink.arches.architecture import Architecture, Stub
 from jitlink.arches.x86_64_support import SUPPORT
 from jitlink.columns import Rows
+from jitlink.fields import WORD8, WORD16, WORD32, WORD64
 from jitlink.formulas import (
     GOT,
-    WORD8,
-    WORD16,
-    WORD32,
-    WORD64,
     A,
     G,
     Kind,

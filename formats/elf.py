@@ -15,11 +15,12 @@ Source: gABI chapters 4 and 5 (Object Files, Sections, Symbol Table, Relocation)
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from jitlink.arches import NAME_OF_ELF_MACHINE
 from jitlink.arches.architecture import Architecture
 from jitlink.columns import NO_ROWS, Buffer, Rows, load_records, owners, rows_of, starts_of
 from jitlink.errors import InputError, MalformedInput, UnsupportedInput
@@ -65,19 +66,21 @@ NULL_SECTION = np.zeros((), elf.SHDR)
 I64, U64 = np.dtype(np.int64), np.dtype(np.uint64)
 
 
-def is_elf(content: bytes) -> bool:
-    """Whether content starts as an ELF file does."""
-    return content.startswith(elf.MAGIC)
+def machine_name(head: bytes) -> str | None:
+    """The architecture of an object by the first bytes of its header, or None if it is none that we link for."""
+    return NAME_OF_ELF_MACHINE.get(_machine(head))
 
 
-def machine_of(content: bytes) -> int:
-    """The e_machine of an ELF header, whatever its class; content: at least 20 bytes."""
-    return int.from_bytes(content[18:20], "little" if content[5] == elf.DATA_LITTLE else "big")
+def machine_in_words(head: bytes) -> str:
+    """Objects of this sort, in the words of an error."""
+    machine, order = _machine(head)
+    return f"{order}-endian objects for machine {machine}"
 
 
-def byte_order_of(content: bytes) -> str:
-    """The byte order of an ELF header, "little" or "big"; content: at least 6 bytes."""
-    return "big" if content[5] == elf.DATA_BIG else "little"
+def _machine(head: bytes) -> tuple[int, str]:
+    """The e_machine of an ELF header, whatever its class, and its byte order."""
+    order: Literal["little", "big"] = "big" if head[5:6] == bytes([elf.DATA_BIG]) else "little"
+    return int.from_bytes(head[18:20], order), order
 
 
 def read_elf(batch: Batch, target: Architecture, *, everything: bool = False) -> LinkGraph:
@@ -183,19 +186,19 @@ class ElfReader:
         """Make the error for what is not a relocatable object for our machine, with the reason."""
         name, start = self.batch.names[input], int(self.batch.starts[input])
         raw = self.batch.pool[start : start + elf.EHDR.itemsize].tobytes()
-        if not is_elf(raw):
+        if not raw.startswith(elf.MAGIC):
             return MalformedInput("it does not start as an ELF file does", input=name)
         if raw[4] != elf.CLASS_64:
             return UnsupportedInput("a 32-bit ELF file; only 64-bit objects are linked", input=name)
         order, data = self.target.byte_order, elf.DATA_BIG if self.big_endian else elf.DATA_LITTLE
         if raw[5] != data and raw[5] in (elf.DATA_LITTLE, elf.DATA_BIG):
-            other = byte_order_of(raw)
+            other = _machine(raw)[1]
             return UnsupportedInput(f"a {other}-endian ELF file; this link is for {order}-endian objects", input=name)
         if raw[5] != data:
             return MalformedInput(f"unknown ELF byte order {raw[5]}", input=name)
         if raw[6] != elf.VERSION_CURRENT:
             return MalformedInput(f"unknown ELF version {raw[6]}", input=name)
-        file_type, machine = int.from_bytes(raw[16:18], order), machine_of(raw)
+        file_type, machine = int.from_bytes(raw[16:18], order), _machine(raw)[0]
         if file_type != elf.ET_REL:
             sort = elf.TYPE_NAMES.get(file_type, f"a file of ELF type {file_type}")
             hint = "Give the object it was made from, or load it with jitlink.shared_library()"

@@ -178,7 +178,7 @@ def _addends_in_place(reader: ElfReader, found: Relocations) -> Rows:
 def _kinds(reader: ElfReader, found: Relocations) -> Rows:
     """The kind of each relocation by its number: int64[n]. Raises UnsupportedRelocation."""
     kinds = reader.target.kinds
-    kind = kinds.row_of_elf[np.minimum(found.type, len(kinds.row_of_elf) - 1)]
+    kind = kinds.rows_of_numbers("elf", found.type)
     usable = kinds.supported[kind]
     if np.count_nonzero(usable) < len(usable):
         raise _unsupported(reader, found, int((~usable).argmax()), kind)
@@ -190,7 +190,7 @@ def _unsupported(reader: ElfReader, found: Relocations, row: int, kind: Rows) ->
     number = int(found.type[row])
     same = (found.type == number).nonzero()[0].tolist()
     known: Kind = reader.target.kinds[int(kind[row])]
-    if known.number == number:
+    if known.number == number and known.format == "elf":
         name, reason = known.name, known.reason
     else:
         name, reason = "of unknown type", f"the ABI of {reader.target.name} has no relocation of this number"

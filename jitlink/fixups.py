@@ -13,7 +13,8 @@ import numpy as np
 
 from jitlink.columns import Buffer, Column, Rows, as_address
 from jitlink.errors import OutOfRange, Place, UnsupportedRelocation
-from jitlink.formulas import Addresses, Kind
+from jitlink.fields import Addresses
+from jitlink.formulas import Kind
 from jitlink.graph import LinkGraph
 
 

@@ -16,6 +16,9 @@ x86-64 psABI (section 4.4.1) and of AAELF64, in one common meaning:
     L    address of the symbol's PLT entry, or of the symbol where it needs none
     Z    size of the symbol
 
+and Page(x), as AAELF64 has it, is x with its low 12 bits cleared. Where bits of a value go is the
+business of its field (jitlink.fields).
+
 Arithmetic is modulo 2**64, on uint64 columns, as the ABI documents have it.
 """
 
@@ -29,9 +32,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jitlink.columns import Buffer, Column, as_signed, load_records, store_records
+from jitlink.columns import Rows, as_signed
+from jitlink.fields import NO_FIELD, Addresses, Field
 
-Addresses = npt.NDArray[np.uint64]
 Letters = Mapping[str, Any]
 
 
@@ -43,7 +46,9 @@ class Value:
         self.letters = letters
         self.of = of
 
-    def __add__(self, other: Value) -> Value:
+    def __add__(self, other: Value | int) -> Value:
+        if isinstance(other, int):
+            other = constant(other)
         left, right = self.of, other.of
         return Value(
             f"{self.text} + {other.text}", self.letters | other.letters, lambda columns: left(columns) + right(columns)
@@ -64,39 +69,21 @@ def letter(name: str) -> Value:
     return Value(name, frozenset((name,)), lambda columns: columns[name])
 
 
+def constant(number: int) -> Value:
+    """Make the formula that is one number."""
+    return Value(f"{number:#x}" if number > 9 else str(number), frozenset(), lambda columns: np.uint64(number))
+
+
+def page(value: Value) -> Value:
+    """Page(x) of AAELF64: the start of the 4 KiB page that an address lies in."""
+    inner = value.of
+    start_of_page = np.uint64(-PAGE & (1 << 64) - 1)
+    return Value(f"Page({value.text})", value.letters, lambda columns: inner(columns) & start_of_page)
+
+
+PAGE = 1 << 12
 S, A, P, G, GOT, L, Z = map(letter, ("S", "A", "P", "G", "GOT", "L", "Z"))
 NOTHING = Value("none", frozenset(), lambda columns: None)
-
-
-@dataclass(frozen=True)
-class Field:
-    """Where the bits of a value go: here, the whole of a little-endian word.
-
-    word: the dtype of the word.
-    """
-
-    word: np.dtype[Any]
-
-    @property
-    def size(self) -> int:
-        """Of the word, in bytes."""
-        return self.word.itemsize
-
-    def store(self, image: Buffer, positions: Column, values: Addresses) -> None:
-        """Write values into their words. image: uint8; positions: int64[n], of the words; values: uint64[n]."""
-        store_records(image, positions, values.astype(self.word))
-
-    def load(self, image: Buffer, positions: Column) -> npt.NDArray[np.int64]:
-        """Read back what is in the words, sign-extended: the addend of a relocation that has none of its own."""
-        signed_word = np.dtype(self.word.str.replace("u", "i"))
-        return load_records(image, positions, signed_word).astype(np.int64)
-
-    def __str__(self) -> str:
-        return f"word{8 * self.size}" if self.size else "none"
-
-
-WORD8, WORD16, WORD32, WORD64 = (Field(np.dtype(f"<u{size}")) for size in (1, 2, 4, 8))
-NO_FIELD = Field(np.dtype("V0"))
 
 
 @dataclass(frozen=True)
@@ -175,7 +162,8 @@ class Kind:
     Attributes: name and number as the ABI document has them; value, field, check; through (what the
     target becomes first); rewrites (opcode bytes that the kind puts beside its field, as pairs of an
     offset from the field and a byte); reason (why the kind is not supported; empty if it is); source
-    (the section of the ABI document). The kinds that a relaxation makes have a negative number.
+    (the section of the ABI document); format (of the objects whose relocations have the number). The
+    kinds that a relaxation makes have a negative number.
     """
 
     name: str
@@ -187,6 +175,7 @@ class Kind:
     rewrites: tuple[tuple[int, int], ...] = ()
     reason: str = ""
     source: str = ""
+    format: str = "elf"
 
     @property
     def applied(self) -> bool:
@@ -197,9 +186,8 @@ class Kind:
 class KindTable(Sequence[Kind]):
     """The kinds of an architecture, numbered by row, with columns over the rows.
 
-    Columns: size (int64[kinds], bytes of the field), through (uint8[kinds]), supported (bool[kinds]);
-    row_of_elf (int64[...]): the row of each ELF relocation number; where there is no such number, and
-    for the last entry, which stands for all higher ones, a row that is not supported.
+    Row 0 is the kind that does nothing. Columns: size (int64[kinds], bytes of the field), through
+    (uint8[kinds]), supported and applied (bool[kinds]).
     """
 
     def __init__(self, kinds: Sequence[Kind]) -> None:
@@ -209,11 +197,26 @@ class KindTable(Sequence[Kind]):
         self.supported = np.array([not kind.reason for kind in kinds])
         self.applied = np.array([kind.applied for kind in kinds])
         self.by_name = {kind.name: row for row, kind in enumerate(kinds)}
-        unknown = next(row for row, kind in enumerate(kinds) if kind.reason)
-        self.row_of_elf = np.full(max(kind.number for kind in kinds) + 2, unknown, np.int64)
-        for row, kind in enumerate(kinds):
-            if kind.number >= 0:
-                self.row_of_elf[kind.number] = row
+        self._unknown = next(row for row, kind in enumerate(kinds) if kind.reason)
+        self._by_number = {format: self._numbered(format) for format in {kind.format for kind in kinds}}
+
+    def _numbered(self, format: str) -> Rows:
+        """The row of each relocation number of a format; the last entry stands for all higher ones."""
+        numbered = [(row, kind.number) for row, kind in enumerate(self.rows) if kind.format == format]
+        row_of_number = np.full(max(number for _, number in numbered) + 2, self._unknown, np.int64)
+        for row, number in numbered:
+            if number >= 0:
+                row_of_number[number] = row
+        return row_of_number
+
+    def rows_of_numbers(self, format: str, numbers: Rows) -> Rows:
+        """The row of each relocation number of a format: int64[n] of int64[n].
+
+        A row that is not supported stands for numbers that the format does not have.
+        """
+        row_of_number = self._by_number[format]
+        rows: Rows = row_of_number[np.minimum(numbers, len(row_of_number) - 1)]
+        return rows
 
     def __getitem__(self, row: Any) -> Any:
         return self.rows[row]

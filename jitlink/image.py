@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jitlink.arches import NAME_OF_ELF_MACHINE, architecture, host_architecture
+from jitlink.arches import FILE_OF, architecture, host_architecture
 from jitlink.arches.architecture import Architecture
 from jitlink.errors import LinkFailure, SymbolNotFound, UnsupportedInput
 from jitlink.graph import LinkGraph
@@ -193,19 +193,18 @@ def target_of(inputs: Inputs, name: str | None) -> Architecture:
         try:
             return architecture(name)
         except KeyError:
-            known = ", ".join(sorted(set(NAME_OF_ELF_MACHINE.values())))
+            known = ", ".join(sorted(FILE_OF))
             raise UnsupportedInput(f"there is no target {name!r}", hint=f"There are {known}") from None
     machine = inputs.machine()
-    if machine is not None and machine in NAME_OF_ELF_MACHINE:
-        return architecture(NAME_OF_ELF_MACHINE[machine])
+    if machine is not None:
+        return architecture(machine)
     if inputs.graphs:
         target = inputs.graphs[0].target
         assert isinstance(target, Architecture)
         return target
     found = host_architecture()
-    if machine is not None or found is None:
-        sort = f"{machine[1]}-endian objects for machine {machine[0]}" if machine else "objects for this host"
-        raise UnsupportedInput(f"{sort} are not linked", input=inputs.first_name())
+    if found is None:
+        raise UnsupportedInput("objects for this host are not linked", input=inputs.first_name())
     return found
 
 

@@ -23,8 +23,9 @@ from jitlink.columns import Buffer, load_records
 from jitlink.errors import MalformedInput, UnreadableInput, UnsupportedInput
 from jitlink.formats.archive import Archive, is_archive, read_archive
 from jitlink.formats.batch import Batch
-from jitlink.formats.elf import byte_order_of, is_elf, machine_of, read_elf
+from jitlink.formats.objects import FORMATS, LONGEST_HEAD, ObjectFormat, format_of
 from jitlink.graph import PADDING, Definition, LinkGraph, Scope
+from jitlink.joining import join
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | LinkGraph
 
@@ -38,8 +39,6 @@ BITCODE = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")
 IR_TEXT = re.compile(
     rb"\s*(;|source_filename\s*=|target (datalayout|triple)|define |declare |module asm|@[\w.\"$-]+\s*=)"
 )
-SMALLEST_HEADER = 20
-LONGEST_MAGIC = 16
 ELF_MAGIC = int.from_bytes(b"\x7fELF", "little")
 OTHER_FORMATS = {
     b"\xcf\xfa\xed\xfe": "a Mach-O file",
@@ -53,11 +52,15 @@ OTHER_FORMATS = {
 
 @dataclass
 class Member:
-    """One object of a pool."""
+    """One input in a pool.
+
+    Attributes: name (as errors print it), start and size (bytes), format (of the object that it is).
+    """
 
     name: str
     start: int
     size: int
+    format: str = "elf"
 
 
 @dataclass
@@ -83,7 +86,12 @@ class Library:
 
     def _scan(self, target: Architecture) -> dict[bytes, int]:
         """Make the index of an archive that has none (`ar rcS`)."""
-        objects = [row for row, member in enumerate(self.members) if is_elf(self.inputs.head_of(member))]
+        objects = []
+        for row, member in enumerate(self.members):
+            format = format_of(self.inputs.head_of(member))
+            if format is not None:
+                member.format = format.name
+                objects.append(row)
         if not objects:
             return {}
         graph = self.inputs.read([self.members[row] for row in objects], target)
@@ -99,8 +107,10 @@ class Library:
         row = self.index(target).get(name)
         if row is None or row in self.taken:
             return None
+        member = self.members[row]
+        member.format = self.inputs.format_of(member).name
         self.taken.add(row)
-        return self.members[row]
+        return member
 
 
 @dataclass
@@ -118,22 +128,36 @@ class Inputs:
 
     def read(self, members: Sequence[Member], target: Architecture, *, everything: bool = False) -> LinkGraph:
         """Read objects of the pool into one link graph."""
+        formats = {member.format for member in members}
+        if len(formats) > 1:
+            graphs = [
+                self.read([member for member in members if member.format == format], target, everything=everything)
+                for format in sorted(formats)
+            ]
+            return join(graphs)
         starts = np.array([member.start for member in members], np.int64)
         sizes = np.array([member.size for member in members], np.int64)
         batch = Batch(self.pool, [member.name for member in members], starts, sizes)
-        return read_elf(batch, target, everything=everything)
+        return FORMATS[members[0].format].read(batch, target, everything=everything)
 
-    def machine(self) -> tuple[int, str] | None:
-        """The e_machine and the byte order of the first object, or None where there is no object."""
+    def machine(self) -> str | None:
+        """The architecture of the first object, or None where there is no object. Raises InputError."""
         first = self._first_object()
-        if first is None or first.size < SMALLEST_HEADER:
+        if first is None:
             return None
-        header = self.pool[first.start : first.start + SMALLEST_HEADER].tobytes()
-        return machine_of(header), byte_order_of(header)
+        return self.format_of(first).machine_name(self.head_of(first), first.name)
+
+    def format_of(self, member: Member) -> ObjectFormat:
+        """The format of a member. Raises InputError for one that is no object."""
+        head = self.head_of(member)
+        format = format_of(head)
+        if format is None:
+            raise not_linkable(head, member)
+        return format
 
     def head_of(self, member: Member) -> bytes:
         """The first bytes of a member, by which its format is told."""
-        return self.pool[member.start : member.start + min(member.size, LONGEST_MAGIC)].tobytes()
+        return self.pool[member.start : member.start + min(member.size, LONGEST_HEAD)].tobytes()
 
     def first_name(self) -> str | None:
         """The name of the first object."""
@@ -249,11 +273,13 @@ class _Sorter:
         if is_archive(pool, member.start, member.size):
             self._open_archive(member, path, depth)
             return
-        head = self.inputs.head_of(member)
-        if not is_elf(head):
+        format = format_of(self.inputs.head_of(member))
+        if format is not None:
+            member.format = format.name
+        else:
             beginning = pool[member.start : member.start + min(member.size, IR_HEAD)].tobytes()
             if not _is_ir(beginning):
-                raise not_linkable(head, member)
+                raise not_linkable(self.inputs.head_of(member), member)
             ir = pool[member.start : member.start + member.size].tobytes()
             [member] = self._add_to_pool([(member.name, _compiled(ir, member.name))])
         self.inputs.objects.append(member)
@@ -316,5 +342,5 @@ def not_linkable(head: bytes, member: Member) -> MalformedInput | UnsupportedInp
         return MalformedInput("the file is empty", input=member.name)
     for magic, sort in OTHER_FORMATS.items():
         if head.startswith(magic):
-            return UnsupportedInput(f"{sort}; only ELF objects are linked", input=member.name)
+            return UnsupportedInput(f"{sort}; it is not linked", input=member.name)
     return MalformedInput("neither an ELF object nor an archive nor LLVM IR", input=member.name)

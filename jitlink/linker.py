@@ -19,8 +19,8 @@ from jitlink.columns import Buffer, Rows
 from jitlink.errors import LinkFailure, UndefinedSymbols
 from jitlink.errors import Place as ErrorPlace
 from jitlink.escaping import escaped
+from jitlink.fields import Addresses
 from jitlink.fixups import apply_fixups, place_of
-from jitlink.formulas import Addresses
 from jitlink.graph import Definition, LinkGraph, Scope, WorkingMemory
 from jitlink.layout import Layout, lay_out
 from jitlink.passes.advice import advise

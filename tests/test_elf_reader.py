@@ -240,7 +240,7 @@ def uses_only_supported_kinds(content: bytes) -> bool:
     elf = ELFFile(BytesIO(content))
     tables = [section for section in elf.iter_sections() if isinstance(section, RelocationSection)]
     numbers = {each["r_info_type"] for table in tables for each in table.iter_relocations()}
-    return all(KINDS.supported[KINDS.row_of_elf[number]] for number in numbers)
+    return bool(KINDS.supported[KINDS.rows_of_numbers("elf", np.array(sorted(numbers), np.int64))].all())
 
 
 @pytest.mark.parametrize("name", ["libc.a", "libcrypto.a", "libsqlite3.a", "libz.a"])
@@ -424,7 +424,7 @@ def as_rel(content: bytes) -> bytes:
         relocated = elf.get_section(section["sh_info"])
         records = b""
         for each in section.iter_relocations():
-            kind = KINDS[int(KINDS.row_of_elf[each["r_info_type"]])]
+            kind = KINDS[int(KINDS.rows_of_numbers("elf", np.array([each["r_info_type"]]))[0])]
             size = kind.field.size
             at = relocated["sh_offset"] + each["r_offset"]
             made[at : at + size] = (each["r_addend"] % 2 ** (8 * size)).to_bytes(size, "little")

@@ -8,18 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jitlink.arches import architecture
+from jitlink.fields import NO_FIELD, WORD8, WORD16, WORD32, WORD64, Field, bits
 from jitlink.formulas import (
     ANY_VALUE,
     GOT,
-    NO_FIELD,
     NOTHING,
-    WORD8,
-    WORD16,
-    WORD32,
-    WORD64,
     A,
     Check,
-    Field,
     G,
     Kind,
     KindTable,
@@ -27,6 +22,7 @@ from jitlink.formulas import (
     S,
     Through,
     either,
+    page,
     signed,
     unsigned,
 )
@@ -169,8 +165,8 @@ def test_a_kind_table_finds_kinds_by_name_and_number() -> None:
             Kind("made by relaxation", -1, S + A - P, WORD8, through=Through.DIRECT),
         ]
     )
-    assert [int(table.row_of_elf[number]) for number in (0, 2, 7)] == [0, 2, 1]
-    assert not table.supported[table.row_of_elf[[1, 3, 4, 5, 6, -1]]].any()
+    assert table.rows_of_numbers("elf", np.array([0, 2, 7])).tolist() == [0, 2, 1]
+    assert not table.supported[table.rows_of_numbers("elf", np.array([1, 3, 4, 5, 6, 1 << 40]))].any()
     assert [table[table.by_name[name]].number for name in ("SEVEN", "TWO")] == [7, 2]
     assert table.size.tolist() == [0, 4, 0, 1]
     assert table.supported.tolist() == [True, True, False, True]
@@ -184,3 +180,24 @@ def test_no_two_kinds_share_a_name_or_a_number() -> None:
     numbers = [kind.number for kind in kinds if kind.number >= 0]
     assert len(set(numbers)) == len(numbers)
     assert len({kind.name for kind in kinds}) == len(kinds)
+
+
+@given(st.integers(-(2**20), 2**20 - 1), st.integers(0, 2**32 - 1))
+def test_a_bit_field_scatters_a_value_and_leaves_the_rest_of_the_word(value: int, before: int) -> None:
+    """The immediate of ADR (AAELF64 5.7.6; Arm ARM C6.2.10): immlo is bits 1:0 at 30:29, immhi the rest at 23:5."""
+    image = np.frombuffer(before.to_bytes(4, "little"), np.uint8).copy()
+    field, place = bits((0, 2, 29), (2, 19, 5)), np.zeros(1, np.int64)
+    field.store(image, place, np.array([value % 2**64], np.uint64))
+    word = int.from_bytes(image.tobytes(), "little")
+    assert word >> 29 & 3 == value & 3
+    assert word >> 5 & (1 << 19) - 1 == value >> 2 & (1 << 19) - 1
+    untouched = 0x9F00001F
+    assert word & untouched == before & untouched
+    assert field.load(image, place).tolist() == [value]
+
+
+def test_page_clears_twelve_bits() -> None:
+    """Page(expr) is expr & ~0xFFF (AAELF64 5.7)."""
+    letters = {"S": np.array([0x12345FFF, 0xFFF], np.uint64), "A": np.array([1, 0], np.uint64)}
+    assert page(S + A).of(letters).tolist() == [0x12346000, 0]
+    assert str(page(S + A) - page(P)) == "Page(S + A) - Page(P)"

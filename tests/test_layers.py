@@ -41,6 +41,7 @@ LAYERS = [
     ["fixups", "layout", "joining"],
     ["graph"],
     ["formulas"],
+    ["fields"],
     ["columns", "memory", "llvm"],
     ["errors", "protection"],
     ["escaping"],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from jitlink.escaping import escaped
-from jitlink.formulas import Addresses, Kind
+from jitlink.fields import Addresses
+from jitlink.formulas import Kind
 from jitlink.graph import Definition, LinkGraph, SymbolKind
 
 GIB = 1 << 30

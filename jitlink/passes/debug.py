@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from jitlink.fields import Addresses
 from jitlink.fixups import EdgeLetters, values_of
-from jitlink.formulas import Addresses, Kind
+from jitlink.formulas import Kind
 from jitlink.graph import Lifetime, LinkGraph, Purpose
 
 DebugSections = dict[str, dict[str, bytes]]

@@ -46,7 +46,7 @@ def kind_of(name, order="little"):
 def test_kinds_have_the_numbers_of_the_kernels_document(number, name, order):
     """Each type of llvm_reloc.rst is a supported kind under its number, in both byte orders."""
     kinds = architecture(NAMES[order]).kinds
-    kind = kinds[int(kinds.row_of_elf[number])]
+    kind = kinds[int(kinds.rows_of_numbers("elf", np.array([number]))[0])]
     assert (kind.name, kind.number, kind.reason) == (name, number, "")
 
 
