@@ -15,8 +15,8 @@ from jitlink.columns import Rows, rows_by
 from jitlink.escaping import escaped
 from jitlink.graph import Definition, SymbolKind
 from jitlink.image import Image
-from jitlink.inspect.listing import NO_NAME, counted, names_of
 from jitlink.inspect.text import Paper
+from jitlink.inspect.words import NO_NAME, counted, names_of
 
 
 def link_map(image: Image, paper: Paper | None = None) -> Iterator[str]:

@@ -22,15 +22,17 @@ class Paper:
     width: int | None = None
     colour: bool = False
 
+    def fit(self, text: str) -> str:
+        """A line, cut to the width."""
+        return fitted(text, self.width) if self.width else text
+
     def heading(self, text: str) -> str:
         """A line that stands out."""
-        line = fitted(text, self.width) if self.width else text
-        return f"{BOLD}{line}{PLAIN}" if self.colour else line
+        return f"{BOLD}{self.fit(text)}{PLAIN}" if self.colour else self.fit(text)
 
     def aside(self, text: str) -> str:
         """A line that stands back."""
-        line = fitted(text, self.width) if self.width else text
-        return f"{DIM}{line}{PLAIN}" if self.colour else line
+        return f"{DIM}{self.fit(text)}{PLAIN}" if self.colour else self.fit(text)
 
     def table(self, rows: Iterable[Sequence[str]], *, right: Sequence[int] = (), indent: int = 2) -> Iterator[str]:
         """Lay out rows in columns, two spaces apart; the last column takes what is left of the width.

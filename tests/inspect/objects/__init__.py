@@ -1,0 +1,24 @@
+"""Fixed objects of every format, and what the views make of them.
+
+The objects were compiled once from sample.c and are kept, so that another version of a compiler changes
+no golden text. `python -m tests.inspect.objects` compiles them anew and writes all texts anew.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TARGETS = {
+    "x86_64-linux": "x86_64-linux-gnu",
+    "bpf": "bpfel-freestanding-none",
+}
+"""The objects by name, and the target that zig compiles each for."""
+FLAGS = ("-O1", "-fno-asynchronous-unwind-tables", "-fno-stack-protector", "-fno-ident", "-g0")
+
+
+@cache
+def sample(name: str) -> bytes:
+    """One of the objects."""
+    return (HERE / f"{name}.o").read_bytes()
