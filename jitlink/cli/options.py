@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import click
 
@@ -44,6 +44,9 @@ define = click.option(
 whole_archive = click.option(
     "--whole-archive", is_flag=True, help="Take all members of archives, and not only those that are needed."
 )
+relax = click.option(
+    "--relax/--no-relax", default=True, help="Make code shorter where its compiler has marked it for that (RISC-V)."
+)
 
 
 def paper_for_standard_output() -> Paper:
@@ -61,3 +64,11 @@ def print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
+
+
+def demangler() -> Callable[[str], str]:
+    """What makes names of C++ readable. Raises UsageError where the machine has no C++ library."""
+    from jitlink.calls.demangling import Demangler
+    from jitlink.resolvers import process
+
+    return Demangler(process().address_of).demangle
