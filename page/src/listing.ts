@@ -4,8 +4,7 @@ import { el, VirtualList } from "./dom";
 import { bytesText, hex, type Graph } from "./graph";
 
 const ROW_HEIGHT = 20;
-const BYTES_A_LINE = 16;
-const BYTES_SHOWN = 8;
+const BYTES_A_LINE = 8;
 
 interface Line {
   block: number;
@@ -106,8 +105,8 @@ export class ListingView {
     const address = graph.allocated ? graph.blockAddress[block] + BigInt(line.offset) : BigInt(line.offset);
     shown.append(
       el("span", { class: "address" }, line.text || line.bytes ? address.toString(16) : ""),
-      el("span", { class: "label" }, line.label),
       el("span", { class: "hex" }, line.bytes),
+      el("span", { class: "label" }, line.label),
       el("span", { class: "text" }, line.text),
     );
     if (line.edge) shown.append(this.relocation(line.edge));
@@ -136,7 +135,7 @@ interface Start {
   labels: number[];
 }
 
-// Where lines start in a block: at instructions, or every 16 bytes; with the edges and names that each one has.
+// Where lines start in a block: at instructions, or every 8 bytes; with the edges and names that each one has.
 function starts(graph: Graph, block: number): Start[] {
   const size = graph.blockSize[block];
   const code = graph.code(block);
@@ -176,7 +175,6 @@ function starts(graph: Graph, block: number): Start[] {
 function make(graph: Graph, block: number): Line[] {
   const lines: Line[] = [{ block, offset: -1, text: graph.blockText(block), bytes: "", label: "", edge: 0 }];
   const bytes = graph.bytes(block);
-  const isCode = graph.code(block) !== null;
   for (const start of starts(graph, block)) {
     for (let number = 0; number < start.lines; number++) {
       const symbol = start.labels[number];
@@ -185,7 +183,7 @@ function make(graph: Graph, block: number): Line[] {
         block,
         offset: start.offset,
         text: first ? start.text : "",
-        bytes: first ? hexText(bytes.subarray(start.offset, start.end), isCode) : "",
+        bytes: first ? hexText(bytes.subarray(start.offset, start.end)) : "",
         label: symbol === undefined ? "" : graph.symbolText(symbol),
         edge: start.edges[number] ?? 0,
       });
@@ -194,8 +192,7 @@ function make(graph: Graph, block: number): Line[] {
   return lines;
 }
 
-function hexText(bytes: Uint8Array, isCode: boolean): string {
-  const shown = isCode ? bytes.subarray(0, BYTES_SHOWN) : bytes;
-  const text = [...shown].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
-  return shown.length < bytes.length ? `${text} …` : text;
+function hexText(bytes: Uint8Array): string {
+  const text = [...bytes.subarray(0, BYTES_A_LINE)].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
+  return bytes.length > BYTES_A_LINE ? `${text}\u2026` : text;
 }

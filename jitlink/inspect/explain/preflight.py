@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from jitlink.arches import host_architecture
 from jitlink.arches.architecture import Architecture
 from jitlink.columns import Rows
 from jitlink.escaping import escaped
@@ -80,7 +81,9 @@ def preflight(link: Watched, *, demangle: Demangler | None = None, search: bool 
     """
     stage = "post_prune" if "post_prune" in link.snapshots else "pre_prune"
     graph = link.snapshot(stage).graph
-    looking = _Looking(link, graph, Places(graph, demangle), Suppliers() if search else None)
+    # This process and its libraries have names for code of this machine only.
+    suppliers = Suppliers() if search and graph.target is host_architecture() else None
+    looking = _Looking(link, graph, Places(graph, demangle), suppliers)
     checks: Sequence[Callable[[], Iterator[Finding]]] = (
         looking.failure,
         looking.undefined,

@@ -6,7 +6,6 @@ import ctypes.util
 from functools import cached_property
 from pathlib import Path
 
-from jitlink.arches import host_architecture
 from jitlink.resolvers import process
 
 WELL_KNOWN = (
@@ -34,7 +33,7 @@ class Suppliers:
 
     def supplier_of(self, name: str) -> str | None:
         """Who has a name, in words; None if nobody is known to."""
-        if host_architecture() is not None and process().address_of(name) is not None:
+        if process().address_of(name) is not None:
             return self.PROCESS
         library = self._library_of.get(name)
         return f"{library} (add it with link_against, or -l on the command line)" if library else None
