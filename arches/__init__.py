@@ -10,13 +10,22 @@ from jitlink.arches.architecture import Architecture
 FILE_OF = {
     "x86_64": ("x86_64", "X86_64"),
     "amd64": ("x86_64", "X86_64"),
+    "aarch64": ("aarch64", "AARCH64"),
+    "arm64": ("aarch64", "AARCH64"),
+    "riscv64": ("riscv64", "RISCV64"),
     "bpf": ("bpf", "BPF"),
     "bpfel": ("bpf", "BPF"),
     "bpfeb": ("bpf", "BPF_BIG_ENDIAN"),
 }
 """The module and the name in it of each architecture, under the names that platforms give it."""
 
-NAME_OF_ELF_MACHINE = {(62, "little"): "x86_64", (247, "little"): "bpf", (247, "big"): "bpfeb"}
+NAME_OF_ELF_MACHINE = {
+    (62, "little"): "x86_64",
+    (183, "little"): "aarch64",
+    (243, "little"): "riscv64",
+    (247, "little"): "bpf",
+    (247, "big"): "bpfeb",
+}
 """By e_machine and the byte order of the object."""
 
 

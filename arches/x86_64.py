@@ -12,12 +12,23 @@ import numpy as np
 import numpy.typing as npt
 
 from jitlink.arches.architecture import Architecture, Stub
+from jitlink.arches.thread_locals import entry_words
+from jitlink.arches.x86_64_coff import ABSOLUTE as COFF_ABSOLUTE
+from jitlink.arches.x86_64_coff import KINDS as COFF_KINDS
+from jitlink.arches.x86_64_coff import PC_RELATIVE as COFF_PC_RELATIVE
+from jitlink.arches.x86_64_coff import REL32
+from jitlink.arches.x86_64_macho import KINDS as MACHO_KINDS
+from jitlink.arches.x86_64_macho import PC_RELATIVE as MACHO_PC_RELATIVE
 from jitlink.arches.x86_64_support import SUPPORT
+from jitlink.arches.x86_64_thread_locals import THREAD_LOCALS
 from jitlink.columns import Rows
 from jitlink.fields import WORD8, WORD16, WORD32, WORD64
 from jitlink.formulas import (
     GOT,
+    TLS,
+    TP,
     A,
+    Access,
     G,
     Kind,
     KindTable,
@@ -38,10 +49,16 @@ PSABI_B2 = "x86-64 psABI, B.2"
 SLOT = Through.GOT_ENTRY
 RELAX = Through.RELAXABLE_GOT_ENTRY
 BRANCH = Through.BRANCH
+ELF_TLS = "ELF Handling For Thread-Local Storage, chapter 4"
 
-THREAD_LOCAL = "thread-local storage is not linked yet; compile with -femulated-tls, or keep the variable in a library"
 DYNAMIC = "it belongs into executables and shared objects, not into relocatable ones"
 VTABLE = "it served the vtable garbage collection of old GNU linkers; compile without -fvtable-gc"
+
+
+def _of_entry(name: str, number: int, access: Access) -> Kind:
+    """A kind that holds the distance to a GOT entry for a thread-local, at which the edge is aimed."""
+    return Kind(name, number, G + GOT + A - P, WORD32, signed(32), source=ELF_TLS, access=access)
+
 
 # fmt: off
 KINDS = KindTable([
@@ -63,13 +80,15 @@ KINDS = KindTable([
     Kind("R_X86_64_8",                  14,     S + A,           WORD8,  either(8), source=PSABI),
     Kind("R_X86_64_PC8",                15,     S + A - P,       WORD8,  signed(8), source=PSABI),
     Kind("R_X86_64_DTPMOD64",           16,     reason=DYNAMIC),
-    Kind("R_X86_64_DTPOFF64",           17,     reason=THREAD_LOCAL),
-    Kind("R_X86_64_TPOFF64",            18,     reason=THREAD_LOCAL),
-    Kind("R_X86_64_TLSGD",              19,     reason=THREAD_LOCAL),
-    Kind("R_X86_64_TLSLD",              20,     reason=THREAD_LOCAL),
-    Kind("R_X86_64_DTPOFF32",           21,     reason=THREAD_LOCAL),
-    Kind("R_X86_64_GOTTPOFF",           22,     reason=THREAD_LOCAL),
-    Kind("R_X86_64_TPOFF32",            23,     reason=THREAD_LOCAL),
+    Kind("R_X86_64_DTPOFF64",           17,     S + A - TLS,     WORD64, source=ELF_TLS, access=Access.BLOCK_OFFSET),
+    Kind("R_X86_64_TPOFF64",            18,     S + A - TP,      WORD64, source=ELF_TLS, access=Access.LOCAL_EXEC),
+    _of_entry("R_X86_64_TLSGD",         19,     Access.GENERAL_DYNAMIC),
+    _of_entry("R_X86_64_TLSLD",         20,     Access.LOCAL_DYNAMIC),
+    Kind("R_X86_64_DTPOFF32",           21,     S + A - TLS,     WORD32, signed(32), source=ELF_TLS,
+         access=Access.BLOCK_OFFSET),
+    _of_entry("R_X86_64_GOTTPOFF",      22,     Access.INITIAL_EXEC),
+    Kind("R_X86_64_TPOFF32",            23,     S + A - TP,      WORD32, signed(32), source=ELF_TLS,
+         access=Access.LOCAL_EXEC),
     Kind("R_X86_64_PC64",               24,     S + A - P,       WORD64, source=PSABI),
     Kind("R_X86_64_GOTOFF64",           25,     S + A - GOT,     WORD64, source=PSABI),
     Kind("R_X86_64_GOTPC32",            26,     GOT + A - P,     WORD32, signed(32), source=PSABI),
@@ -80,8 +99,8 @@ KINDS = KindTable([
     Kind("R_X86_64_PLTOFF64",           31,     L - GOT + A,     WORD64, source=PSABI),
     Kind("R_X86_64_SIZE32",             32,     Z + A,           WORD32, either(32), source=PSABI),
     Kind("R_X86_64_SIZE64",             33,     Z + A,           WORD64, source=PSABI),
-    Kind("R_X86_64_GOTPC32_TLSDESC",    34,     reason=THREAD_LOCAL),
-    Kind("R_X86_64_TLSDESC_CALL",       35,     reason=THREAD_LOCAL),
+    _of_entry("R_X86_64_GOTPC32_TLSDESC", 34,   Access.DESCRIPTOR),
+    Kind("R_X86_64_TLSDESC_CALL",       35,     source=PSABI, access=Access.DESCRIPTOR_CALL),
     Kind("R_X86_64_TLSDESC",            36,     reason=DYNAMIC),
     Kind("R_X86_64_IRELATIVE",          37,     reason=DYNAMIC),
     Kind("R_X86_64_RELATIVE64",         38,     reason=DYNAMIC),
@@ -91,28 +110,38 @@ KINDS = KindTable([
     Kind("R_X86_64_GOTPCRELX",          41,     G + GOT + A - P, WORD32, signed(32), RELAX, source=PSABI_B2),
     Kind("R_X86_64_REX_GOTPCRELX",      42,     G + GOT + A - P, WORD32, signed(32), RELAX, source=PSABI_B2),
     Kind("R_X86_64_CODE_4_GOTPCRELX",   43,     G + GOT + A - P, WORD32, signed(32), RELAX, source=PSABI_B2),
-    Kind("R_X86_64_CODE_4_GOTTPOFF",    44,     reason=THREAD_LOCAL),
-    Kind("R_X86_64_CODE_4_GOTPC32_TLSDESC", 45, reason=THREAD_LOCAL),
+    _of_entry("R_X86_64_CODE_4_GOTTPOFF", 44,  Access.INITIAL_EXEC),
+    _of_entry("R_X86_64_CODE_4_GOTPC32_TLSDESC", 45, Access.DESCRIPTOR),
     Kind("R_X86_64_CODE_5_GOTPCRELX",   46,     G + GOT + A - P, WORD32, signed(32), SLOT, source=PSABI_B2),
-    Kind("R_X86_64_CODE_5_GOTTPOFF",    47,     reason=THREAD_LOCAL),
-    Kind("R_X86_64_CODE_5_GOTPC32_TLSDESC", 48, reason=THREAD_LOCAL),
+    _of_entry("R_X86_64_CODE_5_GOTTPOFF", 47,  Access.INITIAL_EXEC),
+    _of_entry("R_X86_64_CODE_5_GOTPC32_TLSDESC", 48, Access.DESCRIPTOR),
     Kind("R_X86_64_CODE_6_GOTPCRELX",   49,     G + GOT + A - P, WORD32, signed(32), SLOT, source=PSABI_B2),
-    Kind("R_X86_64_CODE_6_GOTTPOFF",    50,     reason=THREAD_LOCAL),
-    Kind("R_X86_64_CODE_6_GOTPC32_TLSDESC", 51, reason=THREAD_LOCAL),
+    _of_entry("R_X86_64_CODE_6_GOTTPOFF", 50,  Access.INITIAL_EXEC),
+    _of_entry("R_X86_64_CODE_6_GOTPC32_TLSDESC", 51, Access.DESCRIPTOR),
     Kind("R_X86_64_GNU_VTINHERIT",      250,    reason=VTABLE),
     Kind("R_X86_64_GNU_VTENTRY",        251,    reason=VTABLE),
     # What relaxation makes of GOTPCRELX (psABI B.2): the opcode is rewritten beside the field.
     Kind("GOTPCRELX, mov to lea",       -1,     S + A - P,       WORD32, signed(32), rewrites=((-2, 0x8D),)),
     Kind("GOTPCRELX, call to direct",   -1,     S + A - P,       WORD32, signed(32), rewrites=((-2, 0x67), (-1, 0xE8))),
     Kind("GOTPCRELX, jmp to direct",    -1,     S + A - P,       WORD32, signed(32), rewrites=((-1, 0xE9), (4, 0x90))),
+    # A call with prefixes, as the ABI has it in thread-local code: an operand size prefix before an address size
+    # prefix would make the distance one of 16 bits on some processors, so the call gets the other padding.
+    Kind("GOTPCRELX, padded call to direct", -1, S + A - P,      WORD32, signed(32),
+         rewrites=((-3, 0x66), (-2, 0x48), (-1, 0xE8))),
     # A GOT entry that the linker fills with what the IFUNC resolver at S returns.
     Kind("IFUNC resolver",              -1,     S + A,           WORD64),
+    # The words of GOT entries for thread-locals.
+    *entry_words(),
+    *MACHO_KINDS,
+    *COFF_KINDS,
 ])
 # fmt: on
 
 AS_LEA = KINDS.by_name["GOTPCRELX, mov to lea"]
 AS_CALL = KINDS.by_name["GOTPCRELX, call to direct"]
+AS_PADDED_CALL = KINDS.by_name["GOTPCRELX, padded call to direct"]
 AS_JUMP = KINDS.by_name["GOTPCRELX, jmp to direct"]
+COFF_REL32 = KINDS.by_name[REL32]
 
 # The addend of a field that ends its instruction: RIP points 4 bytes past the field's start.
 FIELD_ENDS_INSTRUCTION = -4
@@ -132,8 +161,21 @@ def relax(graph: LinkGraph, rows: Rows) -> tuple[Rows, Rows]:
     load = (opcode == 0x8B) & ((operand & 0xC7) == 0x05)
     call = (opcode == 0xFF) & (operand == 0x15)
     jump = (opcode == 0xFF) & (operand == 0x25)
-    kind = np.where(load, AS_LEA, np.where(call, AS_CALL, np.where(jump, AS_JUMP, 0)))
+    as_call = np.where(call & _has_padding(graph, rows), AS_PADDED_CALL, AS_CALL)
+    kind = np.where(load, AS_LEA, np.where(call, as_call, np.where(jump, AS_JUMP, 0)))
     return np.where(ends_instruction, kind, 0), np.where(jump & ends_instruction, -1, 0)
+
+
+def _has_padding(graph: LinkGraph, rows: Rows) -> npt.NDArray[np.bool_]:
+    """Which GOT loads stand behind an operand size prefix and REX.W, with the opcode's two bytes between: bool[n]."""
+    block, offset = graph.edges.block[rows], graph.edges.offset[rows]
+    place = graph.blocks.content[block] + offset
+    readable = (offset >= 4) & (place < len(graph.pool)) & ~graph.blocks.zero_fill[block]
+    place = np.where(readable, place, 4)
+    if len(graph.pool) < 4:
+        return np.zeros(len(rows), np.bool_)
+    padded: npt.NDArray[np.bool_] = readable & (graph.pool[place - 4] == 0x66) & (graph.pool[place - 3] == 0x48)
+    return padded
 
 
 def is_branch(graph: LinkGraph, rows: Rows) -> npt.NDArray[np.bool_]:
@@ -146,7 +188,9 @@ def is_branch(graph: LinkGraph, rows: Rows) -> npt.NDArray[np.bool_]:
     conditional = (before == 0x0F) & ((opcode & 0xF0) == 0x80)
     executable = graph.sections.protection[graph.blocks.section[graph.edges.block[rows]]] & 4 != 0
     branch: npt.NDArray[np.bool_] = (direct | conditional) & executable
-    branch &= graph.edges.addend[rows] == FIELD_ENDS_INSTRUCTION
+    # COFF counts from the end of the field as it is.
+    ends = np.where(graph.edges.kind[rows] == COFF_REL32, 0, FIELD_ENDS_INSTRUCTION)
+    branch &= graph.edges.addend[rows] == ends
     return branch
 
 
@@ -173,11 +217,17 @@ X86_64 = Architecture(
     # jmp *slot(%rip), then int3 to fill eight bytes.
     stub=Stub(bytes.fromhex("ff2500000000cccc"), 8, ((2, "R_X86_64_PC32", -4),)),
     reach=1 << 31,
-    absolute={"R_X86_64_32": 1 << 32, "R_X86_64_32S": 1 << 31},
-    pc_relative=("R_X86_64_PC32",),
+    absolute={
+        "R_X86_64_32": 1 << 32,
+        "R_X86_64_32S": 1 << 31,
+        "X86_64_RELOC_UNSIGNED, 4 bytes": 1 << 32,
+        **COFF_ABSOLUTE,
+    },
+    pc_relative=("R_X86_64_PC32", *MACHO_PC_RELATIVE, *COFF_PC_RELATIVE),
     is_branch=is_branch,
     relax=relax,
     trap=0xCC,
     large_section_flag=SHF_X86_64_LARGE,
     support=SUPPORT,
+    thread_locals=THREAD_LOCALS,
 )

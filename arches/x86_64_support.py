@@ -7,11 +7,15 @@ from or the layout that it was compiled for. Objects refer to them, and dlsym do
   __dso_handle; here that is the dylib, so that its handlers run or vanish when it is closed.
 - The stat and mknod families of glibc before 2.33 pass the version of their structures to the real
   function (_STAT_VER is 1 and _MKNOD_VER is 0 on x86-64: glibc 2.32, bits/stat.h).
+
+Where no dynamic loader has made the blocks of thread-local variables, no loader's __tls_get_addr finds them;
+ours adds the two words that it is given to the thread pointer (see jitlink.passes.thread_storage).
 """
 
 from __future__ import annotations
 
 from jitlink.arches.architecture import Routine
+from jitlink.arches.x86_64_thread_exit import BOUND
 
 JUMP = "e900000000"
 CALL = "e800000000"
@@ -42,6 +46,7 @@ def _versioned(shuffle: str, function: str) -> Routine:
 # lea __dso_handle(%rip) into the argument register that the real function takes it in.
 DSO_IN_RDX, DSO_IN_RSI, DSO_IN_RCX = "488d1500000000", "488d3500000000", "488d0d00000000"
 CLEAR_ESI = "31f6"
+READ_THREAD_POINTER = "64488b042500000000"
 # Move two or four arguments one register on, last first, to make room for the version in %edi.
 TWO_ON = "4889f24889fe"
 FOUR_ON = "4989c84889d1" + TWO_ON
@@ -54,6 +59,9 @@ SUPPORT = {
     "atexit": _register(DSO_IN_RDX, "__cxa_atexit", CLEAR_ESI),
     "at_quick_exit": _register(DSO_IN_RSI, "__cxa_at_quick_exit"),
     "pthread_atfork": _register(DSO_IN_RCX, "__register_atfork"),
+    "__cxa_thread_atexit": BOUND,
+    "__cxa_thread_atexit_impl": BOUND,
+    "__tls_get_addr": _assembled(READ_THREAD_POINTER, "480307", "48034708", "c3"),
     "mknod": _assembled(SPILL_RDX, (CALL, "__xmknod"), RETURN),
     "mknodat": _assembled(SPILL_RCX, (CALL, "__xmknodat"), RETURN),
 }

@@ -1,6 +1,12 @@
-"""BPF: how fast the interpreter runs, and how long it takes to load an object.
+"""BPF: how fast programs run in each tier, and how long it takes to load and compile them.
 
     python bench/bpf.py [--runs N]
+
+The programs of bench/bpf_programs.c run natively (clang -O2, else zig -O2) and as BPF, in one go and on the
+same data; a figure is the time over the native one.
+
+Compiling is everything from decoded instructions to code that can be called, of straight code with as many
+branches and accesses as clang's has.
 
 Loading is everything from the bytes of an object to a program that can be run: reading, types (BTF),
 linking, maps, verification. The object is made here by zig: 4,000 instructions in functions that the
@@ -20,6 +26,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+from bpf_native import print_compiling, print_programs, print_runs
 from rich.console import Console
 from rich.table import Table
 
@@ -160,7 +167,7 @@ def print_speed(console: Console, runs: int) -> None:
     """Print how many instructions a second the interpreter runs."""
     table = Table("loop", "million instructions a second")
     for name, text in LOOPS.items():
-        program = bpf.load(bpf.assemble(text.format(rounds=ROUNDS)))
+        program = bpf.load(bpf.assemble(text.format(rounds=ROUNDS)), tier="interpreter")
         seconds = timed(lambda program=program: program.run(budget=BUDGET), runs)  # type: ignore[misc]
         table.add_row(name, f"{program.run(budget=BUDGET).instructions / seconds / 1e6:.2f}")
     console.print(table)
@@ -172,6 +179,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15, help="samples of each figure (default: %(default)s)")
     options = parser.parse_args()
     console = Console()
+    print_programs(console, options.runs)
+    print_compiling(console, options.runs)
+    print_runs(console, options.runs)
     print_loading(console, options.runs)
     print_speed(console, min(options.runs, 5))
 

@@ -17,15 +17,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from child import Failed
+from generated_sources import library
 from inputs import NotAvailable, Work, compiler_version, functions, member, whole_library
 from measure import Series, in_fresh_processes, take_turns
 from report import MEGABYTES, Row, Verdict, machine, markdown, print_row, write_json
 from rich.console import Console
-from rivals import LlvmJitlink, Runner, all_rivals, jitlink_runner, llvm_jitlinks
+from rivals import LlvmJitlink, Runner, all_rivals, image_runner, jitlink_runner, llvm_jitlinks
 
 FRESH_PROCESSES = 5
 SMALL_LINKS = 100
 """Links in a row that make one turn of the smallest work, which takes less than a millisecond."""
+
+FORMAT_LIMIT = 1.5
+"""Of the time for a relocation of ELF, what one of another format may take."""
 
 GROWTH_LIMIT = 2.3
 """How much longer twice the work may take."""
@@ -98,6 +102,48 @@ def imports(runs: int) -> Row:
     return Row("import", "import", ours=ours, rivals=[loaded, numpy], verdicts=verdicts)
 
 
+def macho(runs: int) -> Row:
+    """A library of Mach-O objects for x86-64, against the same sources as ELF objects."""
+    return against_elf("macho", "x86_64-macos", runs, jitlink_runner)
+
+
+def macho_arm64(runs: int) -> Row:
+    """A library of Mach-O objects for arm64 as an image, against the same sources as ELF objects for x86-64."""
+    return against_elf("macho-arm64", "aarch64-macos", runs, image_runner)
+
+
+def coff(runs: int) -> Row:
+    """A library of COFF objects for x86-64, against the same sources as ELF objects."""
+    return against_elf("coff", "x86_64-windows-gnu", runs, jitlink_runner)
+
+
+def coff_arm64(runs: int) -> Row:
+    """A library of COFF objects for ARM64 as an image, against the same sources as ELF objects for x86-64."""
+    return against_elf("coff-arm64", "aarch64-windows-gnu", runs, image_runner)
+
+
+def against_elf(name: str, target: str, runs: int, runner: Callable[[Work, str], Runner]) -> Row:
+    """Measure the generated library in another format; judge it by the time of a relocation in ELF on x86-64."""
+    work, elf = library(target), library("x86_64-linux-gnu")
+    ours, theirs = take_turns([runner(work, "jitlink"), runner(elf, "jitlink, as ELF for x86-64")], runs)
+    counts = [relocations(each) for each in (work, elf)]
+    row = Row(name, work.name, ours=ours, rivals=[theirs])
+    value = None
+    if ours.values and theirs.values:
+        value = (ours.median / counts[0]) / (theirs.median / counts[1])
+    row.verdicts = [Verdict(f"at most {FORMAT_LIMIT} of ELF's time for a relocation", FORMAT_LIMIT, value)]
+    row.notes = [f"{counts[0]:,} relocations, against {counts[1]:,} in ELF"]
+    return row
+
+
+def relocations(work: Work) -> int:
+    """Count the relocations that a link of a work applies."""
+    import jitlink
+
+    graph = jitlink.read(work.given)
+    return int(graph.blocks.live[graph.edges.block[1:]].sum())
+
+
 ROWS: dict[str, Callable[[int], Row]] = {
     "libcrypto": libcrypto,
     "libsqlite3": libsqlite3,
@@ -107,6 +153,10 @@ ROWS: dict[str, Callable[[int], Row]] = {
     "small": small,
     "memory": memory,
     "import": imports,
+    "macho": macho,
+    "macho-arm64": macho_arm64,
+    "coff": coff,
+    "coff-arm64": coff_arm64,
 }
 
 

@@ -153,6 +153,11 @@ def jitlink_runner(work: Work, label: str = "jitlink") -> Worker:
     return Worker("jitlink", label, work)
 
 
+def image_runner(work: Work, label: str = "jitlink, as an image") -> Worker:
+    """This project at a piece of work for any machine, which is linked and not mapped."""
+    return Worker("image", label, work)
+
+
 def llvm_jitlinks() -> dict[str, str]:
     """Find every llvm-jitlink: program by label, a program of two names once."""
     names = ["llvm-jitlink", *(f"llvm-jitlink-{version}" for version in range(13, 40))]

@@ -33,6 +33,7 @@ from typing import Any
 from drivers import DRIVER, load_process_libraries
 from inputs import Work
 
+IMAGE_BASE = 1 << 30
 Link = Callable[[Work, str], Callable[[], object]]
 """Links a work, with one of its drivers, and returns what unloads it again."""
 
@@ -51,6 +52,20 @@ def jitlink_contender(argument: str) -> Link:
         if work.entry != DRIVER:
             _ = dylib[work.entry].address
         return dylib.close
+
+    return link
+
+
+def image_contender(argument: str) -> Link:
+    """This project, for code of another machine: bytes at an address, with nothing mapped."""
+    import jitlink
+
+    def link(work: Work, driver: str) -> Callable[[], object]:
+        image = jitlink.link(
+            work.given, base=IMAGE_BASE, define=lambda name: IMAGE_BASE // 2, whole_archive=True, dead_strip=False
+        )
+        _ = image.address_of(work.entry)
+        return lambda: None
 
     return link
 
@@ -113,6 +128,7 @@ def shared_contender(linker: str) -> Link:
 
 CONTENDERS = {
     "jitlink": jitlink_contender,
+    "image": image_contender,
     "llvmlite": llvmlite_contender,
     "orcjit": orcjit_contender,
     "shared": shared_contender,

@@ -55,7 +55,7 @@ SCOPE_OF_BINDING = np.full(16, Scope.DEFAULT, np.uint8)
 SCOPE_OF_BINDING[elf.STB_LOCAL] = Scope.LOCAL
 IS_BINDING = np.isin(np.arange(16), (elf.STB_LOCAL, elf.STB_GLOBAL, elf.STB_WEAK, elf.STB_GNU_UNIQUE))
 # Plain integers: an enumeration's members cost as much to look up as an array operation on a small object.
-UNDEFINED, DEFINED, ABSOLUTE, COMMON, _ = map(int, Definition)
+UNDEFINED, DEFINED, ABSOLUTE, COMMON = map(int, tuple(Definition)[:4])
 DEFAULT, HIDDEN, LOCAL = map(int, Scope)
 READ, TLS, SECTION_SYMBOL = int(Protection.READ), int(Purpose.TLS), int(SymbolKind.SECTION)
 NO_ALLOC_UNLESS = np.array([Lifetime.NO_ALLOC, Lifetime.STANDARD], np.uint8)
@@ -457,6 +457,7 @@ class ElfReader:
             flags=flags,
             entry_size=self._of_kept(self.headers["entsize"]),
             large=(flags & self.target.large_section_flag) != 0,
+            retained=(flags & elf.SHF_GNU_RETAIN) != 0,
         )
 
     def _fill_blocks(self, graph: LinkGraph) -> None:

@@ -47,6 +47,7 @@ class ObjectFormat:
     def read(self, batch: Batch, target: Architecture, *, everything: bool = False) -> LinkGraph:
         """Read objects of this format into one link graph. Raises InputError."""
         graph: LinkGraph = self._function(f"read_{self.name}")(batch, target, everything=everything)
+        graph.input_places = (batch.starts, batch.sizes)
         return graph
 
 
@@ -54,7 +55,31 @@ def _is_elf(head: bytes) -> bool:
     return head.startswith(b"\x7fELF")
 
 
-FORMATS = {format.name: format for format in (ObjectFormat("elf", "elf", _is_elf),)}
+def _is_macho(head: bytes) -> bool:
+    return head.startswith(b"\xcf\xfa\xed\xfe")
+
+
+COFF_HEADER_SIZE = 20
+COFF_STARTS = tuple(
+    # x86-64, ARM64; what is refused by name: i386, ARM, Thumb-2, ARM64EC, ARM64X; /bigobj and import libraries.
+    bytes.fromhex(start)
+    for start in ("6486", "64aa", "4c01", "c001", "c401", "41a6", "4ea6", "0000ffff")
+)
+
+
+def _is_coff(head: bytes) -> bool:
+    """COFF has no magic number: an object starts with the number of its machine."""
+    return head.startswith(COFF_STARTS) and len(head) >= COFF_HEADER_SIZE
+
+
+FORMATS = {
+    format.name: format
+    for format in (
+        ObjectFormat("elf", "elf", _is_elf),
+        ObjectFormat("macho", "macho", _is_macho),
+        ObjectFormat("coff", "coff", _is_coff),
+    )
+}
 
 
 def format_of(head: bytes) -> ObjectFormat | None:

@@ -16,22 +16,29 @@ from typing import TYPE_CHECKING, Any
 from jitlink.errors import (
     ClosedError,
     DuplicateDefinitions,
+    EmulationFault,
+    ExecutionError,
+    ForeignException,
     InputError,
+    InstructionLimit,
     LinkError,
     LinkFailure,
     MalformedInput,
     MemoryRefused,
     MissingExtra,
     OutOfRange,
+    ProgramExit,
     SymbolNotFound,
     UndefinedSymbols,
     UnreadableInput,
     UnsupportedInput,
     UnsupportedRelocation,
+    UntypedSymbol,
     UsageError,
 )
 
 if TYPE_CHECKING:
+    from jitlink.execution import Emulation
     from jitlink.graph import LinkGraph
     from jitlink.image import Image, read
     from jitlink.image import link_image as link
@@ -40,11 +47,13 @@ if TYPE_CHECKING:
     from jitlink.linker import UserPass
     from jitlink.protection import Protection
     from jitlink.resolvers import Resolver, process, shared_library
+    from jitlink.runtime.conventions import typed
     from jitlink.session import Dylib, Session
 
 # The linker is loaded when the first of these is asked for: a program that only imports us pays nothing.
 _HOMES = {
     "Dylib": "session",
+    "Emulation": "execution",
     "Image": "image",
     "Library": "library",
     "LinkGraph": "graph",
@@ -55,6 +64,7 @@ _HOMES = {
     "process": "resolvers",
     "read": "image",
     "shared_library": "resolvers",
+    "typed": "runtime.conventions.typed",
 }
 
 __version__ = "0.1.0"
@@ -63,8 +73,13 @@ __all__ = [
     "ClosedError",
     "DuplicateDefinitions",
     "Dylib",
+    "Emulation",
+    "EmulationFault",
+    "ExecutionError",
+    "ForeignException",
     "Image",
     "InputError",
+    "InstructionLimit",
     "Library",
     "LinkError",
     "LinkFailure",
@@ -73,6 +88,7 @@ __all__ = [
     "MemoryRefused",
     "MissingExtra",
     "OutOfRange",
+    "ProgramExit",
     "Protection",
     "Resolver",
     "Session",
@@ -81,6 +97,7 @@ __all__ = [
     "UnreadableInput",
     "UnsupportedInput",
     "UnsupportedRelocation",
+    "UntypedSymbol",
     "UsageError",
     "link",
     "load",
@@ -88,14 +105,17 @@ __all__ = [
     "process",
     "read",
     "shared_library",
+    "typed",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home, _, original = _HOMES[name].partition(".")
-    value = globals()[name] = getattr(import_module(f"jitlink.{home}"), original or name)
+    # A module, or a module and the name that it has there.
+    home, _, last = _HOMES[name].rpartition(".")
+    module, original = (home, last) if home else (last, name)
+    value = globals()[name] = getattr(import_module(f"jitlink.{module}"), original)
     return value
 
 
@@ -111,25 +131,27 @@ def load(
     dead_strip: bool | None = None,
     exports: Sequence[str] | None = None,
     copy_data: Sequence[str] = (),
+    relax: bool = True,
     passes: Mapping[str, Sequence[UserPass]] | None = None,
+    target: str | None = None,
+    emulate: bool | Emulation = False,
 ) -> Library:
-    """Link inputs into this process, and give their functions by name.
+    """Link inputs into this process, or into an emulated CPU, and give their functions by name.
 
     sources: paths, bytes or link graphs of objects, archives, LLVM IR (text or bitcode). Objects are
     linked at once; members of archives when something asks for them. define: addresses for names, before
-    all else. link_against: where other undefined names are looked up, by default in this process. The
-    other keywords are those of Dylib.add.
+    all else. link_against: where other undefined names are looked up, by default in this process, or in
+    the emulated CPU's C library. target and emulate: see Session. The other keywords are those of
+    Dylib.add.
 
     The library lives in a session of its own until its close(). Raises LinkError; then nothing is mapped.
     """
-    from jitlink.library import Library
-    from jitlink.resolvers import process
     from jitlink.session import Session
 
-    session = Session()
+    session = Session(target=target, emulate=emulate)
     try:
         dylib = session.dylib("load")
-        resolvers = [process()] if link_against is None else list(link_against)
+        resolvers = [dylib.outside] if link_against is None else list(link_against)
         dylib.link_against(*([define] if define is not None else []), *resolvers)
         dylib.add(
             *sources,
@@ -137,13 +159,14 @@ def load(
             dead_strip=dead_strip,
             exports=exports,
             copy_data=copy_data,
+            relax=relax,
             passes=passes,
         )
         dylib.link()
     except BaseException:
         session.close()
         raise
-    return Library(dylib, owns_session=True)
+    return dylib.residence.library(dylib, owns_session=True)
 
 
 def new_graph(name: str, target: str | None = None) -> LinkGraph:

@@ -11,10 +11,17 @@
     │   ├── UnsupportedRelocation    a relocation kind that we do not apply, with the reason
     │   ├── OutOfRange               a value does not fit the field it is written to
     │   └── MemoryRefused            the host gives no memory, or not with these protections
+    ├── ExecutionError               linked code ran in the emulated CPU and did not come to its end
+    │   ├── EmulationFault           it did what a processor refuses; says where, and shows the code
+    │   │   └── InstructionLimit     it took more instructions than it was given
+    │   └── ProgramExit              it called exit
     └── UsageError                   the call itself cannot be served
         ├── SymbolNotFound           a lookup of a name that no dylib exports
+        ├── UntypedSymbol            a symbol cannot be used by name: its C type is not known, or not served
         ├── ClosedError              a handle was used after its session had closed
         └── MissingExtra             an optional package is not installed
+
+    ForeignException                 what linked code threw, a C++ exception or a Rust panic: no LinkError
 
 An error holds facts; its text is made from them here and nowhere else. Code that knows only an
 offset states the fault, and the code around it adds the name of the input while the error passes
@@ -29,6 +36,7 @@ from typing import NamedTuple
 
 from jitlink.escaping import escaped
 
+VARIANTS_OF_MACOS = ("$INODE64", "$UNIX2003", "$DARWIN_EXTSN", "$NOCANCEL", "$1050")
 SHOWN_AT_MOST = 20
 """How many names or places an error spells out before it counts the rest."""
 
@@ -112,7 +120,10 @@ class UndefinedSymbols(LinkFailure):
         ]
         count = "an undefined symbol" if len(lines) == 1 else f"{len(lines)} undefined symbols"
         advice = "Define them with define=, link_against() or a further input, or load the library that has them."
-        return "\n".join([f"{count}:", *_shortened(lines), advice])
+        if any(name.endswith(VARIANTS_OF_MACOS) for name in self.names):
+            advice += "\nNames with $ are variants of macOS, whose structures and flags are not those of this system."
+        command = f"`jitlink explain why {escaped(self.names[0])} INPUT...` shows who asks for it."
+        return "\n".join([f"{count}:", *_shortened(lines), advice, command])
 
 
 class DuplicateDefinitions(LinkFailure):
@@ -133,7 +144,8 @@ class DuplicateDefinitions(LinkFailure):
         ]
         count = "a symbol is" if len(lines) == 1 else f"{len(lines)} symbols are"
         advice = "Leave one of the inputs out, or put them into two dylibs."
-        return "\n".join([f"{count} defined more than once:", *_shortened(lines), advice])
+        command = f"`jitlink explain who {escaped(self.names[0])} INPUT...` shows who refers to it."
+        return "\n".join([f"{count} defined more than once:", *_shortened(lines), advice, command])
 
 
 class UnsupportedRelocation(LinkFailure):
@@ -183,12 +195,53 @@ class OutOfRange(LinkFailure):
         more = _more(len(self.values) - 1, "edge")
         return (
             f"{self.places[0]}: {self.kind} to {escaped(self.targets[0])}: {self.formula} = {_hex(self.values[0])} "
-            f"{self.rule}{more}. {self.hint}"
+            f"{self.rule}{more}. {self.hint.rstrip('.')}. See `jitlink explain reloc {_arguments(self.places[0])}`."
         )
 
 
 class MemoryRefused(LinkFailure):
     """The host gives no memory, or not at this place or with these protections."""
+
+
+class ExecutionError(LinkError):
+    """Linked code ran in the emulated CPU and did not come to its end."""
+
+
+class EmulationFault(ExecutionError):
+    """Emulated code did what a processor refuses: reached for memory that is not there, and the like.
+
+    Attributes: reason; address (of the instruction, None where Python itself reached for memory);
+    location (symbol, offset and object of the address, and file and line where they are known, or None);
+    listing (the disassembly around it, a line each).
+    """
+
+    def __init__(
+        self, reason: str, *, address: int | None = None, location: str | None = None, listing: Sequence[str] = ()
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.address = address
+        self.location = location
+        self.listing = list(listing)
+
+    def __str__(self) -> str:
+        place = escaped(self.location) if self.location else _hex(self.address) if self.address is not None else ""
+        return "\n".join([f"{place}: {self.reason}" if place else self.reason, *self.listing])
+
+
+class InstructionLimit(EmulationFault):
+    """A call took more instructions than the session allows."""
+
+
+class ProgramExit(ExecutionError):
+    """Emulated code called exit; status is what it gave."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"the program called exit({self.status})"
 
 
 class UsageError(LinkError):
@@ -207,6 +260,13 @@ class SymbolNotFound(UsageError, KeyError):
         return f"{self.where} exports no symbol {self.name!r}"
 
 
+class UntypedSymbol(UsageError, AttributeError):
+    """A symbol cannot be used by name: its C type is not known, or it is one that is not served.
+
+    An AttributeError too, since the attribute of a library is what could not be had.
+    """
+
+
 class ClosedError(UsageError):
     """A handle was used after its session or dylib had closed: its memory is gone."""
 
@@ -222,6 +282,24 @@ class MissingExtra(UsageError, ImportError):
 
     def __str__(self) -> str:
         return f"{self.purpose} needs the package {self.package}: pip install 'jitlink[{self.extra}]'"
+
+
+class ForeignException(RuntimeError):
+    """A C++ exception or a Rust panic that left linked code. No LinkError: the link and the call were sound.
+
+    Attributes: type_name (of what was thrown, as its language writes it); message (what() of a
+    std::exception, the text of a panic, a number or text that was thrown itself; empty if there is
+    none); language ("C++", "Rust", or the class of the exception in hexadecimal).
+    """
+
+    def __init__(self, type_name: str, message: str, language: str) -> None:
+        super().__init__(type_name, message, language)
+        self.type_name = type_name
+        self.message = message
+        self.language = language
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message}" if self.message else self.type_name
 
 
 @contextmanager
@@ -246,6 +324,11 @@ def _place(input: str | None, section: str | None, offset: int | None, symbol: s
     if symbol:
         parts.append(f"symbol {escaped(symbol)}")
     return ": ".join(parts)
+
+
+def _arguments(place: Place) -> str:
+    """A place as the arguments of a command."""
+    return f"{escaped(place.input)} {escaped(place.section)}+{_hex(place.offset or 0)}"
 
 
 def _shortened(lines: list[str]) -> list[str]:

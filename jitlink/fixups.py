@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from jitlink.columns import Buffer, Column, Rows, as_address
-from jitlink.errors import OutOfRange, Place, UnsupportedRelocation
+from jitlink.errors import LinkFailure, OutOfRange, Place, UnsupportedRelocation
 from jitlink.fields import Addresses
-from jitlink.formulas import Kind
-from jitlink.graph import LinkGraph
+from jitlink.formulas import LETTERS_OF_STORAGE, Kind
+from jitlink.graph import LinkGraph, Purpose
 
 
 class EdgeLetters(dict[str, Any]):
@@ -47,7 +47,44 @@ class EdgeLetters(dict[str, Any]):
             return self.got
         if letter == "Z":
             return self.graph.symbols.size[edges.target[self.rows]]
+        if letter in ("ImageBase", "SectionStart", "SectionNumber"):
+            return self._of_image(letter)
+        if letter == "B":
+            return self.addresses[edges.target[self._edges_behind()]]
+        if letter in LETTERS_OF_STORAGE and self.graph.storage_letters is not None:
+            return self.graph.storage_letters.column(letter, self.graph, self.rows)
         raise KeyError(letter)
+
+    def _of_image(self, letter: str) -> Any:
+        """What COFF counts from: the image, or the section of it that each target is in."""
+        graph = self.graph
+        if letter == "ImageBase":
+            return np.uint64(graph.image_base)
+        block = graph.symbols.block[graph.edges.target[self.rows]]
+        address = graph.blocks.address[block]
+        # Debug sections are no part of the image: each of them starts at address 0.
+        number = graph.image_sections.searchsorted(address, "right")
+        if letter == "SectionNumber":
+            return number.astype(np.uint64)
+        starts = np.concatenate((np.zeros(1, np.uint64), graph.image_sections))
+        start: Addresses = starts[number]
+        thread_local = graph.sections.purpose[graph.blocks.section] == Purpose.TLS
+        if np.count_nonzero(thread_local):
+            placed = thread_local & graph.blocks.live
+            template = graph.blocks.address[placed].min(initial=np.iinfo(np.uint64).max)
+            start = np.where(thread_local[block], template, start)
+        return start
+
+    def _edges_behind(self) -> Rows:
+        """The edge behind each one, which a reader has put there. Raises LinkFailure if it is not at the same place."""
+        edges = self.graph.edges
+        behind = np.minimum(self.rows + 1, len(edges) - 1)
+        same = (edges.block[behind] == edges.block[self.rows]) & (edges.offset[behind] == edges.offset[self.rows])
+        same &= behind > self.rows
+        if np.count_nonzero(same) < len(same):
+            lone = int(self.rows[(~same).argmax()])
+            raise LinkFailure(f"{place_of(self.graph, lone)}: a difference of which the second symbol is missing")
+        return behind
 
 
 def values_of(kind: Kind, letters: EdgeLetters) -> Addresses:
@@ -63,12 +100,15 @@ def apply_fixups(
     addresses: Addresses,
     got: int,
     advise: Callable[[Kind, int], str],
+    *,
+    of_storage: bool = False,
 ) -> None:
     """Apply every edge of live blocks. Needs final addresses; leaves a checked image.
 
     image: uint8[bytes]. positions: int64[blocks], where each block starts in image. addresses:
     uint64[symbols]. got: address of the GOT. advise: says what a person can do about an edge that is
-    out of range, given its kind and its row. Raises OutOfRange before anything of that kind is written.
+    out of range, given its kind and its row. of_storage: apply those that depend on where threads have
+    their storage, and only those; else all others. Raises OutOfRange before anything of that kind is written.
     """
     edges = graph.edges
     kinds = graph.target.kinds
@@ -77,7 +117,7 @@ def apply_fixups(
     all_live = np.count_nonzero(live) == len(live)
     for number in np.bincount(kind_of_edge).nonzero()[0].tolist():
         kind: Kind = kinds[number]  # type: ignore[assignment]
-        if not kind.applied and not kind.reason:
+        if (not kind.applied and not kind.reason) or of_storage == LETTERS_OF_STORAGE.isdisjoint(kind.value.letters):
             continue
         of_kind = kind_of_edge == number
         rows = (of_kind if all_live else of_kind & live).nonzero()[0]

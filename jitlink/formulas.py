@@ -15,6 +15,17 @@ x86-64 psABI (section 4.4.1) and of AAELF64, in one common meaning:
     GOT  address of the GOT
     L    address of the symbol's PLT entry, or of the symbol where it needs none
     Z    size of the symbol
+    B    address of the symbol of the edge behind, which is there for nothing else (Mach-O's SUBTRACTOR)
+    TLS  start of the storage block of the module that has the thread-local symbol, in the terms of S
+    TP   what the thread pointer points at, in the terms of S
+    MODULE, RESOLVER, ARGUMENT
+         number of that module; the two words of a TLS descriptor of the symbol
+
+and those that COFF adds, where a section is a part of the image with one protection:
+
+    ImageBase      address that relative addresses count from (__ImageBase)
+    SectionStart   of the section of the image that the symbol is in; of the template, for a thread-local
+    SectionNumber  of that section, from 1
 
 and Page(x), as AAELF64 has it, is x with its low 12 bits cleared. Where bits of a value go is the
 business of its field (jitlink.fields).
@@ -56,8 +67,9 @@ class Value:
 
     def __sub__(self, other: Value) -> Value:
         left, right = self.of, other.of
+        subtracted = f"({other.text})" if " " in other.text and not other.text.startswith("Page(") else other.text
         return Value(
-            f"{self.text} - {other.text}", self.letters | other.letters, lambda columns: left(columns) - right(columns)
+            f"{self.text} - {subtracted}", self.letters | other.letters, lambda columns: left(columns) - right(columns)
         )
 
     def __str__(self) -> str:
@@ -82,7 +94,10 @@ def page(value: Value) -> Value:
 
 
 PAGE = 1 << 12
-S, A, P, G, GOT, L, Z = map(letter, ("S", "A", "P", "G", "GOT", "L", "Z"))
+S, A, P, G, GOT, L, Z, B = map(letter, ("S", "A", "P", "G", "GOT", "L", "Z", "B"))
+TLS, TP, MODULE, RESOLVER, ARGUMENT = map(letter, ("TLS", "TP", "MODULE", "RESOLVER", "ARGUMENT"))
+LETTERS_OF_STORAGE = TLS.letters | TP.letters | MODULE.letters | RESOLVER.letters | ARGUMENT.letters
+IMAGE_BASE, SECTION, SECTION_NUMBER = map(letter, ("ImageBase", "SectionStart", "SectionNumber"))
 NOTHING = Value("none", frozenset(), lambda columns: None)
 
 
@@ -117,12 +132,21 @@ class Check:
         return f"is not a multiple of {self.align}"
 
     def __str__(self) -> str:
-        if self.low >= self.high:
-            interval = "no check"
-        else:
-            low = f"-2**{(-self.low).bit_length() - 1}" if self.low else "0"
-            interval = f"[{low}, 2**{self.high.bit_length() - 1})"
+        interval = "no check" if self.low >= self.high else f"[{_as_power(self.low)}, {_as_power(self.high)})"
         return f"{interval}, multiple of {self.align}" if self.align > 1 else interval
+
+
+def _as_power(bound: int) -> str:
+    """A bound as people think of it: 2**31, or 2**31 - 2**11 where another power is taken off."""
+    if not bound:
+        return "0"
+    size = abs(bound)
+    power = 1 << (size - 1).bit_length()
+    # What lies a little above a power is written as the power and the rest, as in -2**31 - 2**11.
+    nearest = power if power - size < size - (power >> 1) else power >> 1
+    text = f"{'-' if bound < 0 else ''}2**{nearest.bit_length() - 1}"
+    rest = bound - (nearest if bound > 0 else -nearest)
+    return f"{text} {'-' if rest < 0 else '+'} {_as_power(abs(rest))}" if rest else text
 
 
 def signed(bits: int, align: int = 1) -> Check:
@@ -155,6 +179,28 @@ class Through(enum.IntEnum):
     """The symbol's GOT entry, or the symbol itself if the instruction is rewritten."""
 
 
+class Access(enum.IntEnum):
+    """How code gets at the thread-local variable that an edge points at: the access models of the TLS ABIs."""
+
+    NONE = 0
+    GENERAL_DYNAMIC = 1
+    """Calls __tls_get_addr with a GOT entry of two words: the module and the offset in its block."""
+    LOCAL_DYNAMIC = 2
+    """Calls it with an entry for the start of this module's own block, once for several variables."""
+    BLOCK_OFFSET = 3
+    """Adds the offset in the block to that."""
+    DESCRIPTOR = 4
+    """Calls the function in a TLS descriptor, a GOT entry of two words."""
+    DESCRIPTOR_CALL = 5
+    """Marks an instruction of that sequence; nothing is written."""
+    INITIAL_EXEC = 6
+    """Reads the distance from the thread pointer in a GOT entry."""
+    LOCAL_EXEC = 7
+    """Holds the distance from the thread pointer."""
+    ENTRY_WORD = 8
+    """A word of one of those GOT entries."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A relocation kind: a row of an ABI document's table.
@@ -162,8 +208,8 @@ class Kind:
     Attributes: name and number as the ABI document has them; value, field, check; through (what the
     target becomes first); rewrites (opcode bytes that the kind puts beside its field, as pairs of an
     offset from the field and a byte); reason (why the kind is not supported; empty if it is); source
-    (the section of the ABI document); format (of the objects whose relocations have the number). The
-    kinds that a relaxation makes have a negative number.
+    (the section of the ABI document); format (of the objects whose relocations have the number); access
+    (of a thread-local, if it is one). The kinds that a relaxation makes have a negative number.
     """
 
     name: str
@@ -176,6 +222,7 @@ class Kind:
     reason: str = ""
     source: str = ""
     format: str = "elf"
+    access: Access = Access.NONE
 
     @property
     def applied(self) -> bool:
@@ -186,18 +233,24 @@ class Kind:
 class KindTable(Sequence[Kind]):
     """The kinds of an architecture, numbered by row, with columns over the rows.
 
-    Row 0 is the kind that does nothing. Columns: size (int64[kinds], bytes of the field), through
-    (uint8[kinds]), supported and applied (bool[kinds]).
+    Row 0 is the kind that does nothing. Columns: size (int64[kinds], bytes of the field), through and
+    access (uint8[kinds]), supported and applied (bool[kinds]). clearing is, for each size of a field up to 8, a
+    kind that writes S + A to it, which is 0 without a symbol and an addend; 0 where there is none.
     """
 
     def __init__(self, kinds: Sequence[Kind]) -> None:
         self.rows = tuple(kinds)
         self.size = np.array([kind.field.size for kind in kinds], np.int64)
         self.through = np.array([kind.through for kind in kinds], np.uint8)
+        self.access = np.array([kind.access for kind in kinds], np.uint8)
         self.supported = np.array([not kind.reason for kind in kinds])
         self.applied = np.array([kind.applied for kind in kinds])
         self.by_name = {kind.name: row for row, kind in enumerate(kinds)}
         self._unknown = next(row for row, kind in enumerate(kinds) if kind.reason)
+        self.clearing = np.zeros(9, np.int64)
+        for row, kind in reversed(list(enumerate(kinds))):
+            if kind.value.text == "S + A" and type(kind.field) is Field and kind.through == Through.DIRECT:
+                self.clearing[kind.field.size] = row
         self._by_number = {format: self._numbered(format) for format in {kind.format for kind in kinds}}
 
     def _numbered(self, format: str) -> Rows:

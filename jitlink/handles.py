@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -35,16 +36,21 @@ class Symbol:
     def ctypes(self, restype: Any = ctypes.c_int, *argtypes: Any) -> Any:
         """The symbol as a ctypes function of these types, which raises ClosedError after the close.
 
-        It can be passed on as a callback. Raises ClosedError.
+        It can be passed on as a callback. Raises ClosedError, and UnsupportedInput for types that cannot be
+        passed to code of another calling convention.
         """
+        conventions = self.dylib.conventions
+        if conventions is not None and conventions.is_code(self.address):
+            function = conventions.ctypes_function(self.address, restype, argtypes)
+            function.owner, function.symbol_name = self.dylib, self.name
+            return function
         function = guarded_prototype(restype, argtypes)(self.address)
         function.owner, function.symbol_name = self.dylib, self.name
         return function
 
     def cffi(self, declaration: str) -> CffiFunction:
         """The symbol as a cffi function of a C type, such as "int(*)(int, char *)". Raises ClosedError."""
-        ffi = new_ffi()
-        return CffiFunction(self.dylib, self.name, ffi.cast(declaration, self.address), ffi)
+        return cffi_function(self.dylib, self.name, declaration, self.address, new_ffi())
 
     def add_to_llvmlite(self, name: str | None = None) -> None:
         """Make the symbol known to llvmlite's JIT, under its own or another name.
@@ -63,6 +69,52 @@ class Symbol:
     def __repr__(self) -> str:
         where = "closed" if self.dylib.closed else f"at {self._address:#x}"
         return f"<symbol {self.name!r} {where}>"
+
+
+class CallableSymbol(Symbol):
+    """A symbol of a library: a function can be called where debug information gives its type.
+
+    Attributes: shown (its name for people).
+    """
+
+    __slots__ = ("_typed", "shown")
+
+    def __init__(self, symbol: Symbol, shown: str, typed: Callable[[Symbol, str], Callable[..., Any]]) -> None:
+        """typed: finds the typed function of a symbol with that name for people."""
+        super().__init__(symbol.dylib, symbol.name, symbol._address, symbol.size)
+        self.shown = shown
+        self._typed = typed
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Call the function. Raises UntypedSymbol where its type is not known, TypeError for wrong arguments."""
+        return self._typed(self, self.shown)(*arguments, **named)
+
+
+class Variable:
+    """A variable of linked code, as cffi data."""
+
+    __slots__ = ("_constant", "_convert", "_pointer", "_symbol")
+
+    def __init__(
+        self, symbol: Symbol, pointer: Any, convert: Callable[[Any], Any] | None, constant: str | None
+    ) -> None:
+        """pointer: to it, of its type. convert: checks what is assigned. constant: why it cannot be, or None."""
+        self._symbol = symbol
+        self._pointer = pointer
+        self._convert = convert
+        self._constant = constant
+
+    def get(self) -> Any:
+        """Its value now; an array or a structure as cffi data that shows the memory itself."""
+        require_open(self._symbol.dylib, self._symbol.name)
+        return self._pointer[0]
+
+    def set(self, value: Any) -> None:
+        """Change it for the code. Raises AttributeError for a constant, TypeError for what does not fit."""
+        require_open(self._symbol.dylib, self._symbol.name)
+        if self._constant is not None:
+            raise AttributeError(self._constant)
+        self._pointer[0] = value if self._convert is None else self._convert(value)
 
 
 class CffiFunction:
@@ -86,6 +138,17 @@ class CffiFunction:
 
     def __repr__(self) -> str:
         return f"<function {self.name!r}: {self._ffi.typeof(self.pointer).cname}>"
+
+
+def cffi_function(dylib: Dylib, name: str, c_type: Any, address: int, ffi: Any) -> CffiFunction:
+    """The function at an address as a cffi function. c_type: of a pointer to it, as cffi has it or in C.
+
+    Raises UnsupportedInput for types that cannot be passed to code of another calling convention.
+    """
+    conventions = dylib.conventions
+    if conventions is not None and conventions.is_code(address):
+        return conventions.cffi_function(name, c_type, address, ffi)
+    return CffiFunction(dylib, name, ffi.cast(c_type, address), ffi)
 
 
 @cache

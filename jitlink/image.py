@@ -15,6 +15,8 @@ from jitlink.joining import join
 from jitlink.linker import Linked, Options, Trace, UserPass, link
 from jitlink.passes.members import take_members
 from jitlink.passes.needs import Needs
+from jitlink.passes.thread_locals import ThreadBlock
+from jitlink.passes.thread_storage import FixedStorage
 from jitlink.protection import Protection
 from jitlink.resolvers import Names
 
@@ -39,7 +41,8 @@ class Image:
 
     Attributes: base (of the first segment), size (bytes), segments, graph (as the link left it),
     initialisers (addresses of the functions to call before all others), debug_sections (relocated, of
-    each input by name, if the link was asked for them).
+    each input by name, if the link was asked for them), thread_block (where thread-local variables lie from
+    the thread pointer, and the initial values, whose address in the image their symbols have; or None).
     """
 
     def __init__(self, linked: Linked) -> None:
@@ -48,6 +51,7 @@ class Image:
         self.graph = linked.graph
         self.initialisers = linked.cycle.initialisers
         self.debug_sections = linked.debug_sections
+        self.thread_block: ThreadBlock | None = linked.thread_block
         self._definitions = linked.definitions()
         image = linked.image
         self.segments = [
@@ -71,7 +75,7 @@ class Image:
         """All exported names and their addresses."""
         definitions = self._definitions
         return {
-            name.decode(errors="surrogateescape"): int(definitions.address[definitions.number_of[name]])
+            name.decode(errors="surrogateescape"): int(definitions.address[definitions.find(name) or 0])
             for name in definitions.exported_names()
         }
 
@@ -91,6 +95,16 @@ class Image:
             start = segment.address - self.base
             whole[start : start + len(segment.content)] = segment.content
         return bytes(whole)
+
+    def _repr_html_(self) -> str:
+        from jitlink.graph.notebook import html_table
+
+        rows = [
+            (f"{part.address:#x}", f"{part.size:,}", f"{len(part.content):,}", part.protection.letters)
+            for part in self.segments
+        ]
+        title = f"image at {self.base:#x}: {self.size:,} bytes"
+        return html_table(title, ("address", "bytes", "with content", "protection"), rows)
 
     def __repr__(self) -> str:
         return f"<image at {self.base:#x}, {self.size:#x} bytes in {len(self.segments)} segments>"
@@ -151,6 +165,7 @@ def link_image(
     dead_strip: bool | None = None,
     exports: Sequence[str] | None = None,
     debug: bool = False,
+    relax: bool = True,
     passes: Mapping[str, Sequence[UserPass]] | None = None,
     trace: Trace | None = None,
 ) -> Image:
@@ -159,9 +174,11 @@ def link_image(
     base: a multiple of 4096. define: addresses of names that the inputs do not define, as a mapping or a
     callable. target: the machine, by default that of the first object. exports: the names to take
     archive members for, and to keep when dead_strip is set. debug: relocate the debug sections too; they
-    are in Image.debug_sections. Raises LinkError.
+    are in Image.debug_sections. relax: rewrite GOT loads of what
+    is near, and make code shorter where its compiler has marked it for that (RISC-V).
+    Raises LinkError.
     """
-    inputs = collect(sources, whole_archive=whole_archive)
+    inputs = collect(sources, whole_archive=whole_archive, target=target)
     machine = target_of(inputs, target)
     graphs = list(inputs.graphs)
     if inputs.objects:
@@ -175,10 +192,13 @@ def link_image(
         exports=exports,
         dead_strip=bool(inputs.libraries) if dead_strip is None else dead_strip,
         debug=debug,
+        relax=relax,
         passes=passes or {},
         trace=trace,
     )
-    linked = link(join(graphs), _GivenNames(define or {}), _FixedPlace(base), options)
+    # Thread-locals lie about the thread pointer as in a program that is linked statically.
+    storage = FixedStorage(machine.thread_locals) if machine.thread_locals is not None else None
+    linked = link(join(graphs), _GivenNames(define or {}), _FixedPlace(base), options, storage)
     if linked.resolver_slots:
         raise LinkFailure("an indirect function (STT_GNU_IFUNC) chooses its code by running; an image cannot run it")
     return Image(linked)
@@ -213,7 +233,7 @@ def read(*sources: Source, target: str | None = None) -> LinkGraph:
 
     Archives are read whole. Raises InputError.
     """
-    inputs = collect(sources, whole_archive=True)
+    inputs = collect(sources, whole_archive=True, target=target)
     machine = target_of(inputs, target)
     graphs = list(inputs.graphs)
     if inputs.objects:

@@ -11,20 +11,25 @@ Files are read, not mapped: a mapped file that another process cuts short would 
 from __future__ import annotations
 
 import os
+import platform
 import re
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
+from jitlink.arches import FILE_OF
 from jitlink.arches.architecture import Architecture
 from jitlink.columns import Buffer, load_records
 from jitlink.errors import MalformedInput, UnreadableInput, UnsupportedInput
 from jitlink.formats.archive import Archive, is_archive, read_archive
 from jitlink.formats.batch import Batch
-from jitlink.formats.objects import FORMATS, LONGEST_HEAD, ObjectFormat, format_of
+from jitlink.formats.objects import COFF_HEADER_SIZE, FORMATS, LONGEST_HEAD, ObjectFormat, format_of
+from jitlink.formats.universal import is_universal, read_universal, wanted_slice
 from jitlink.graph import PADDING, Definition, LinkGraph, Scope
+from jitlink.graph.naming import PREFIX_OF_FORMAT, to_raw_name
 from jitlink.joining import join
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | LinkGraph
@@ -39,12 +44,18 @@ BITCODE = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")
 IR_TEXT = re.compile(
     rb"\s*(;|source_filename\s*=|target (datalayout|triple)|define |declare |module asm|@[\w.\"$-]+\s*=)"
 )
-ELF_MAGIC = int.from_bytes(b"\x7fELF", "little")
+WORD = 0xFFFFFFFF
+MAGIC_OF_FORMAT = {
+    "elf": (int.from_bytes(b"\x7fELF", "little"), WORD, 4),
+    "macho": (0xFEEDFACF, WORD, 4),
+    "coff": (0x8664, 0xFFFF, COFF_HEADER_SIZE),
+}
+"""What the first four bytes of objects are, the bits of them that count, and the least size of an object.
+
+COFF objects start with their machine: these are those for x86-64, and others are told one by one."""
 OTHER_FORMATS = {
-    b"\xcf\xfa\xed\xfe": "a Mach-O file",
-    b"\xca\xfe\xba\xbe": "a universal Mach-O file",
-    b"\x64\x86": "a COFF object for x86-64",
-    b"\x64\xaa": "a COFF object for ARM64",
+    b"\xce\xfa\xed\xfe": "a 32-bit Mach-O file",
+    b"\xca\xfe\xba\xbe": "a class file of Java",
     b"MZ": "a Windows executable",
     b"\0asm": "a WebAssembly module",
 }
@@ -77,8 +88,15 @@ class Library:
     taken: set[int] = field(default_factory=set)
     _index: dict[bytes, int] | None = None
 
+    @cached_property
+    def symbol_prefix(self) -> bytes:
+        """What stands before C names in the first member that is an object."""
+        formats = (format_of(self.inputs.head_of(member)) for member in self.members)
+        first = next((format.name for format in formats if format is not None), "elf")
+        return PREFIX_OF_FORMAT.get(first, b"")
+
     def index(self, target: Architecture) -> dict[bytes, int]:
-        """Which member defines each name: the archive's own symbol index, or one made from its members."""
+        """Which member defines each raw name: the archive's own symbol index, or one made from its members."""
         if self._index is None:
             index = self.archive.index()
             self._index = self._scan(target) if index is None else index
@@ -103,8 +121,8 @@ class Library:
         return {name: objects[member] for name, member in reversed(list(found))}
 
     def take(self, name: bytes, target: Architecture) -> Member | None:
-        """Take the member that defines a name; None if there is none or it was taken before."""
-        row = self.index(target).get(name)
+        """Take the member that defines a C name; None if there is none or it was taken before."""
+        row = self.index(target).get(to_raw_name(name, self.symbol_prefix))
         if row is None or row in self.taken:
             return None
         member = self.members[row]
@@ -169,10 +187,12 @@ class Inputs:
         return first[0] if first else None
 
 
-def collect(sources: Iterable[Source], *, whole_archive: bool = False) -> Inputs:
+def collect(sources: Iterable[Source], *, whole_archive: bool = False, target: str | None = None) -> Inputs:
     """Read all sources into one pool and find out what they are.
 
-    whole_archive: take all members of archives as objects. Raises InputError, naming the source.
+    whole_archive: take all members of archives as objects. target: the machine whose part of universal files
+    is taken, under any name that it has; None for that of this host, or what there is. Raises InputError,
+    naming the source.
     """
     graphs = []
     contents: list[tuple[str, _Content]] = []
@@ -183,10 +203,15 @@ def collect(sources: Iterable[Source], *, whole_archive: bool = False) -> Inputs
             contents.append(_open(source, len(contents)))
     pool, members = _pooled(contents)
     inputs = Inputs(pool, graphs=graphs)
-    sorter = _Sorter(inputs, whole_archive)
+    sorter = _Sorter(inputs, whole_archive, _canonical(target))
     for (_, content), member in zip(contents, members, strict=True):
         sorter.sort(member, content.path)
     return inputs
+
+
+def _canonical(machine: str | None) -> str | None:
+    """The name of a machine as its architecture has it."""
+    return None if machine is None else FILE_OF.get(machine.lower(), (machine,))[0]
 
 
 @dataclass
@@ -263,15 +288,19 @@ def _pooled(contents: list[tuple[str, _Content]]) -> tuple[Buffer, list[Member]]
 class _Sorter:
     """Sorts members into objects and libraries, by their content."""
 
-    def __init__(self, inputs: Inputs, whole_archive: bool) -> None:
+    def __init__(self, inputs: Inputs, whole_archive: bool, machine: str | None) -> None:
         self.inputs = inputs
         self.whole_archive = whole_archive
+        self.machine = machine
 
     def sort(self, member: Member, path: str | None, depth: int = 0) -> None:
         """Take one member in; path is the file that it is in."""
         pool = self.inputs.pool
         if is_archive(pool, member.start, member.size):
             self._open_archive(member, path, depth)
+            return
+        if is_universal(pool, member.start, member.size):
+            self._open_universal(member, path, depth)
             return
         format = format_of(self.inputs.head_of(member))
         if format is not None:
@@ -283,6 +312,14 @@ class _Sorter:
             ir = pool[member.start : member.start + member.size].tobytes()
             [member] = self._add_to_pool([(member.name, _compiled(ir, member.name))])
         self.inputs.objects.append(member)
+
+    def _open_universal(self, member: Member, path: str | None, depth: int) -> None:
+        """Take the slice for the wanted machine in."""
+        if depth == DEEPEST_NESTING:
+            raise UnsupportedInput(f"files in files more than {DEEPEST_NESTING} deep", input=member.name)
+        slices = read_universal(self.inputs.pool, member.start, member.size, member.name)
+        found = wanted_slice(slices, self.machine, _canonical(platform.machine()), member.name)
+        self.sort(Member(f"{member.name}({found.machine})", found.start, found.size), path, depth + 1)
 
     def _open_archive(self, member: Member, path: str | None, depth: int) -> None:
         """Take the members of an archive in, or the archive as a library."""
@@ -311,9 +348,12 @@ class _Sorter:
         starts = np.array([member.start for member in members], np.int64)
         sizes = np.array([member.size for member in members], np.int64)
         magic = load_records(self.inputs.pool, starts, np.dtype("<u4"))
-        if np.count_nonzero((magic == ELF_MAGIC) & (sizes >= 4)) == len(members):
-            self.inputs.objects += members
-            return
+        for format, (number, mask, least) in MAGIC_OF_FORMAT.items():
+            if np.count_nonzero(((magic & mask) == number) & (sizes >= least)) == len(members):
+                for each in members:
+                    each.format = format
+                self.inputs.objects += members
+                return
         for each in members:
             self.sort(each, path, depth + 1)
 

@@ -16,7 +16,7 @@ def join(graphs: Sequence[LinkGraph]) -> LinkGraph:
     """Put the rows of all graphs into one graph, in order; a single graph is copied.
 
     The graphs are not changed, and share no column with the result. Raises UnsupportedInput when they
-    are for different machines.
+    are for different machines or of different formats, whose names and sections mean different things.
     """
     first = graphs[0]
     for graph in graphs:
@@ -25,7 +25,13 @@ def join(graphs: Sequence[LinkGraph]) -> LinkGraph:
                 f"an object for {graph.target.name} in a link for {first.target.name}",
                 input=graph.inputs[1] if len(graph.inputs) > 1 else "a link graph",
             )
-    joined = LinkGraph(first.target)
+        if graph.format != first.format:
+            raise UnsupportedInput(
+                f"a graph of format {graph.format} in a link of format {first.format}",
+                input=graph.inputs[1] if len(graph.inputs) > 1 else "a link graph",
+                hint="Give each format a dylib of its own, and link one against the other",
+            )
+    joined = LinkGraph(first.target, format=first.format)
     content_shift = _join_pools(joined, graphs)
     name_shift = _join_names(joined, graphs)
     # How many rows, and how many inputs, of the graphs before go before those of each graph.
@@ -83,8 +89,22 @@ def _join_pools(joined: LinkGraph, graphs: Sequence[LinkGraph]) -> list[tuple[in
     order = all_starts.argsort(kind="stable")
     joined.string_tables = (all_starts[order], all_sizes[order])
     for graph in graphs:
+        before = len(joined.inputs) - 1
+        joined.directives += [(before + input, option, argument) for input, option, argument in graph.directives]
         joined.inputs += graph.inputs[1:]
+    joined.input_places = _join_places(graphs, [pool_start[id(graph.pool)] for graph in graphs])
     return shifts
+
+
+def _join_places(graphs: Sequence[LinkGraph], pool_shift: list[int]) -> tuple[Rows, Rows]:
+    """Join the places of the inputs; those that were built by hand have none, which is a size of 0."""
+    starts = [np.zeros(len(graph.inputs) - 1, np.int64) for graph in graphs]
+    sizes = [np.zeros(len(graph.inputs) - 1, np.int64) for graph in graphs]
+    for number, graph in enumerate(graphs):
+        known = len(graph.input_places[0])
+        starts[number][:known] = graph.input_places[0] + pool_shift[number]
+        sizes[number][:known] = graph.input_places[1]
+    return np.concatenate(starts), np.concatenate(sizes)
 
 
 def _join_names(joined: LinkGraph, graphs: Sequence[LinkGraph]) -> list[int]:

@@ -7,7 +7,8 @@ the sections that __start_NAME and __stop_NAME enclose; last the blocks of zeroe
 
 When every block of a run is rounded up to its own alignment, and no block's alignment is larger than
 that of the one before, each block is aligned where the last one ends. So one sort and one cumulative
-sum place all blocks, and a loop only goes over the runs.
+sum place all blocks, and a loop only goes over the runs. A block that starts behind a multiple of its
+alignment is placed as if it had the bytes from there on.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ CONTENT, SETS, ZEROES = range(3)
 """The parts of a segment, in order."""
 IN_SETS = np.zeros(max(Purpose) + 1, np.bool_)
 IN_SETS[[Purpose.PREINIT_ARRAY, Purpose.INIT_ARRAY, Purpose.FINI_ARRAY]] = True
-IN_SETS[[Purpose.CTORS, Purpose.DTORS, Purpose.EH_FRAME, Purpose.NAMED_SET]] = True
-NAMED_SET, EH_FRAME = int(Purpose.NAMED_SET), int(Purpose.EH_FRAME)
+IN_SETS[[Purpose.INIT_OFFSETS, Purpose.CTORS, Purpose.DTORS, Purpose.EH_FRAME, Purpose.NAMED_SET, Purpose.TLS]] = True
+NAMED_SET, EH_FRAME, TLS = int(Purpose.NAMED_SET), int(Purpose.EH_FRAME), int(Purpose.TLS)
 
 SET_BITS, ALIGNMENT_BITS = 24, 31
 """What the sort key holds below the place of the segment and the part: the set, and the alignment."""
@@ -81,16 +82,35 @@ class Layout:
         return max((segment.offset + segment.filled for segment in self.segments), default=0)
 
 
-def lay_out(graph: LinkGraph, page_size: int) -> Layout:
+@dataclass
+class Room:
+    """Bytes left free around blocks, for others that a pass places there itself (see jitlink.passes.veneers).
+
+    Attributes: before (int64[blocks], multiples of the alignment of the block); behind (int64[blocks]);
+    guests (int64[n], the blocks that go there, and are not laid out).
+    """
+
+    before: Rows
+    behind: Rows
+    guests: Rows
+
+
+def lay_out(graph: LinkGraph, page_size: int, room: Room | None = None) -> Layout:
     """Give every live block its place. Changes nothing in the graph.
+
+    room: what is to be left free; its guests have no place in the result.
 
     Raises LinkFailure where sections that must lie side by side need protections that no page has, and
     where alignments ask for memory out of all proportion.
     """
     blocks, sections = graph.blocks, graph.sections
     rows = blocks.live.nonzero()[0][1:]
+    if room is not None:
+        rows = np.setdiff1d(rows, room.guests, assume_unique=True)
     section = blocks.section[rows]
-    size, alignment = blocks.size[rows], blocks.alignment[rows]
+    size, alignment = blocks.size[rows] + blocks.alignment_offset[rows], blocks.alignment[rows]
+    if room is not None:
+        size += room.before[rows] + room.behind[rows]
     place = PLACE_OF_PROTECTION[sections.protection[section]] + LARGE * sections.large[section]
     run = (place * 3 + blocks.zero_fill[rows] * ZEROES) << SET_BITS
     in_sets = IN_SETS[sections.purpose[section]].nonzero()[0]
@@ -116,6 +136,13 @@ def lay_out(graph: LinkGraph, page_size: int) -> Layout:
     position = np.zeros(len(blocks), np.int64)
     for start, row, behind in zip(placed.starts, first[:-1], first[1:], strict=True):
         position[rows[row:behind]] = starts[row:behind] + (start - int(starts[row]))
+    if np.count_nonzero(blocks.alignment_offset):
+        shift = blocks.alignment_offset.copy()
+        shift[[block for members in sets.values() for block in members]] = 0
+        position[rows] += shift[rows]
+    if room is not None:
+        position += room.before
+    _place_thread_zeroes(graph, sets.get((TLS, b""), []), position)
     used = int(np.add.reduce(blocks.size[rows]))
     if sum(segment.size for segment in placed.segments) - used > MOST_PADDING:
         raise LinkFailure(f"the alignments of the sections cost more than {MOST_PADDING:#x} bytes of padding")
@@ -127,9 +154,17 @@ def _gather_sets(graph: LinkGraph, rows: Rows) -> Sets:
     sets: Sets = {}
     section = graph.blocks.section[rows]
     purposes, names = graph.sections.purpose[section].tolist(), graph.sections.name[section].tolist()
-    for block, purpose, name in zip(rows.tolist(), purposes, names, strict=True):
+    members = list(zip(rows.tolist(), purposes, names, strict=True))
+    grouped = graph.format == "coff"
+    if grouped:
+        # What follows the dollar sign in a name orders the parts of a section (PE Format, Grouped Sections).
+        members.sort(key=lambda member: graph.raw_name_at(member[2]))
+    for block, purpose, name in members:
         set_name = graph.raw_name_at(name) if purpose == NAMED_SET else b""
-        sets.setdefault((purpose, set_name), []).append(block)
+        sets.setdefault((purpose, set_name.partition(b"$")[0] if grouped else set_name), []).append(block)
+    if (TLS, b"") in sets:
+        # A thread's copy starts with what has no bytes and marks the start, and ends with zeroes.
+        sets[TLS, b""].sort(key=lambda block: (graph.blocks.zero_fill[block], graph.blocks.size[block] > 0))
     return sets
 
 
@@ -144,11 +179,18 @@ def _place_sets(graph: LinkGraph, sets: Sets) -> tuple[list[int], list[int], dic
     distances: list[int] = []
     run_alignment: dict[int, int] = {}
     for number, ((purpose, name), members) in enumerate(sets.items()):
-        alignments = blocks.alignment[members].tolist()
+        offset = blocks.alignment_offset[members]
+        # Side by side means without the room that would keep what is inside of a block aligned.
+        alignments = np.where(offset > 0, offset & -offset, blocks.alignment[members]).tolist()
         run = (_place_of_set(graph, members, name) * 3 + SETS) << SET_BITS | number
         run_alignment[run] = max(alignments)
+        sizes = blocks.size[members]
+        if purpose == TLS:
+            # The zeroes of threads' copies take no room in the image: see _place_thread_zeroes.
+            zeroes = blocks.zero_fill[members]
+            sizes[zeroes], alignments = 0, np.where(zeroes, 1, alignments).tolist()
         # Unwind records follow each other without a gap: a word of zeroes would end them.
-        ends = _ends(blocks.size[members].tolist(), alignments if purpose != EH_FRAME else [1] * len(members))
+        ends = _ends(sizes.tolist(), alignments if purpose != EH_FRAME else [1] * len(members))
         if purpose == EH_FRAME:
             ends[-1] += UNWIND_END_SIZE
         distances += [end - start for start, end in zip([0, *ends], ends, strict=False)]
@@ -163,6 +205,17 @@ def _ends(sizes: list[int], alignments: list[int]) -> list[int]:
         end = -(-(end + size) // following) * following
         ends.append(end)
     return ends
+
+
+def _place_thread_zeroes(graph: LinkGraph, members: list[int], position: Rows) -> None:
+    """Place the zeroes of threads' copies behind what has content, as if nothing else were there."""
+    blocks = graph.blocks
+    end = int(position[members[0]]) if members else 0
+    for block in members:
+        if blocks.zero_fill[block]:
+            alignment = int(blocks.alignment[block])
+            position[block] = -(-end // alignment) * alignment
+        end = int(position[block]) + int(blocks.size[block])
 
 
 def _place_of_set(graph: LinkGraph, members: list[int], name: bytes) -> int:

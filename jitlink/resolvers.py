@@ -75,9 +75,13 @@ class Names:
 
     def address_of(self, name: str) -> int | None:
         """The address that the caller gives for a name, or None."""
-        given = self._given
-        value = given.get(name) if isinstance(given, Mapping) else given(name)
+        value = self.value_of(name)
         return None if value is None else address_of_value(value)
+
+    def value_of(self, name: str) -> Any:
+        """What the caller gives for a name, or None."""
+        given = self._given
+        return given.get(name) if isinstance(given, Mapping) else given(name)
 
     def __repr__(self) -> str:
         return "<names of the caller>"

@@ -16,18 +16,17 @@ ClosedError. A session that is never closed keeps its code mapped; finalisers ru
 from __future__ import annotations
 
 import atexit
-import ctypes
-import os
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from jitlink.arches import host_architecture
 from jitlink.arches.architecture import Architecture
-from jitlink.errors import ClosedError, SymbolNotFound, UnsupportedInput
+from jitlink.errors import ClosedError, LinkFailure, SymbolNotFound
+from jitlink.escaping import escaped
+from jitlink.execution import Emulation, execution_of
 from jitlink.graph import LinkGraph
 from jitlink.inputs import Inputs, Source, collect
 from jitlink.joining import join
@@ -36,8 +35,8 @@ from jitlink.memory import Policy
 from jitlink.passes.debug import DebugSections
 from jitlink.passes.linker_symbols import DSO_HANDLE
 from jitlink.passes.members import returning_members, take_members
-from jitlink.placement import Images
-from jitlink.resolvers import Names, Resolver, as_resolver, datum, is_function, process
+from jitlink.passes.thread_storage import Variable
+from jitlink.resolvers import Names, Resolver
 from jitlink.runtime.observers import Profiler, observers
 from jitlink.runtime.symbolize import Location
 from jitlink.runtime.symbolize import Names as CodeNames
@@ -47,33 +46,38 @@ from jitlink.runtime.unwinding import Unwinding
 if TYPE_CHECKING:
     from jitlink.handles import Symbol
     from jitlink.library import Library
-
-INITIALISER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-FINALISER = ctypes.CFUNCTYPE(None)
+    from jitlink.passes.conventions import FindCrossing
+    from jitlink.runtime.conventions import Conventions
 
 
 class Session:
     """An owner of dylibs. Closing it closes them, the last one first."""
 
     def __init__(
-        self, *, memory: Policy = "auto", debugger: bool | None = None, profiler: Profiler | None = None
+        self,
+        *,
+        target: str | None = None,
+        emulate: bool | Emulation = False,
+        memory: Policy = "auto",
+        debugger: bool | None = None,
+        profiler: Profiler | None = None,
     ) -> None:
         """Open a session.
 
-        memory: how written memory is made executable, see jitlink.memory. debugger: tell GDB and LLDB of
-        linked functions; by default as the environment variable JITLINK_DEBUG says. profiler: tell perf
-        of them by its "map" or by a "dump", or "none"; by default as JITLINK_PERF says. Raises
-        UnsupportedInput on a machine that we do not link for.
+        target: the machine whose code is linked, by default the host's; code for another one runs in an
+        emulated CPU (see jitlink.execution). emulate: use that for the host's machine too; a
+        jitlink.Emulation says how. memory: how written memory is made executable, see jitlink.memory.
+        debugger: tell GDB and LLDB of linked functions; by default as the environment variable
+        JITLINK_DEBUG says. profiler: tell perf of them by its "map" or by a "dump", or "none"; by default
+        as JITLINK_PERF says. Raises UnsupportedInput for a machine that we do not link for, MissingExtra
+        where the emulator is not installed.
         """
-        target = host_architecture()
-        if target is None:
-            raise UnsupportedInput(f"code for this machine ({os.uname().machine}) cannot be linked yet")
-        self.target: Architecture = target
-        self.memory: Policy = memory
+        self.execution = execution_of(target, emulate, memory)
+        self.target: Architecture = self.execution.target
         self.closed = False
-        self.lock = threading.RLock()
+        self.lock = self.execution.lock
         self.unwinding = Unwinding()
-        self.observers = observers(target, debugger, profiler)
+        self.observers = observers(self.target, debugger, profiler) if self.execution.in_process else []
         self._dylibs: dict[str, Dylib] = {}
         atexit.register(self._finish)
 
@@ -100,6 +104,15 @@ class Session:
             found = (names.locate(address) for dylib in self.dylibs for names in dylib.code_names)
             return next((location for location in found if location is not None), None)
 
+    def is_microsoft(self, address: int) -> bool:
+        """Whether code at an address follows Microsoft's calling convention in a process that follows another."""
+        found = (dylib.conventions for dylib in self.dylibs)
+        return any(conventions is not None and conventions.is_code(address) for conventions in found)
+
+    def is_code(self, address: int) -> bool:
+        """Whether an address is in code that was linked in this session."""
+        return any(address in code for dylib in self.dylibs for code in dylib._code)
+
     def forget(self, dylib: Dylib) -> None:
         """Let go of a dylib that has been closed."""
         if self._dylibs.get(dylib.name) is dylib:
@@ -109,10 +122,13 @@ class Session:
         """Run the finalisers of all dylibs and unmap them; a second call does nothing."""
         with self.lock:
             if not self.closed:
-                for dylib in reversed(self.dylibs):
-                    dylib.close()
-                self.closed = True
-                atexit.unregister(self._finish)
+                # All of it, also where emulated finalisers raise.
+                with ExitStack() as stack:
+                    stack.callback(atexit.unregister, self._finish)
+                    stack.callback(setattr, self, "closed", True)
+                    stack.callback(self.execution.close)
+                    for dylib in self.dylibs:
+                        stack.callback(dylib.close)
 
     def _finish(self) -> None:
         """Run finalisers when Python exits; the code stays mapped, since other threads may still be in it."""
@@ -152,22 +168,26 @@ class _Waiting:
 class Dylib:
     """Inputs that are linked together, and what they define.
 
-    Attributes: session, name, closed, debug_sections (relocated, of each input by name, where asked for),
-    code_names (what the addresses of each link belong to).
+    Attributes: session, name, closed, residence (where its code is), debug_sections (relocated, of each
+    input by name, where asked for), code_names (what the addresses of each link belong to).
     """
 
     def __init__(self, session: Session, name: str) -> None:
         self.session = session
         self.name = name
         self.closed = False
-        self._images = Images(session.memory)
-        self._against: list[Resolver] = [process()]
+        self.residence = session.execution.residence(session.symbolize)
+        self._against: list[Resolver] = [self.outside]
         self._pending: list[_Waiting] = []
         self._libraries: list[Inputs] = []
         self._options = Options()
         self._dead_strip: bool | None = None
         self._linked: list[Definitions] = []
         self._finalisers: list[int] = []
+        self._helper: Dylib | None = None
+        self._code: list[range] = []
+        # Made when code of another calling convention is linked.
+        self.conventions: Conventions | None = None
         self.debug_sections: DebugSections = {}
         self.code_names: list[CodeNames] = []
 
@@ -181,6 +201,7 @@ class Dylib:
         exports: Sequence[str] | None = None,
         copy_data: Sequence[str] = (),
         debug: bool = False,
+        relax: bool | None = None,
         passes: Mapping[str, Sequence[UserPass]] | None = None,
         trace: Trace | None = None,
     ) -> Dylib:
@@ -190,16 +211,17 @@ class Dylib:
         what no export needs; by default for members that are taken from archives. exports: the names
         that can be looked up, all of default visibility if None. copy_data: variables of libraries that
         are copied into the dylib, for code that reaches for them with 32 bits. debug: read and relocate
-        the debug sections too, which are then in debug_sections. passes: functions that are called with
-        the link graph, by stage (see jitlink.linker.STAGES). trace: called with the name and the seconds
-        of each step of the link.
+        the debug sections too, which are then in debug_sections. relax: rewrite GOT loads of what is near,
+        and make code shorter where its compiler has marked it for that (RISC-V); so it is done by default.
+        passes: functions that are called with the link graph, by stage (see jitlink.linker.STAGES).
+        trace: called with the name and the seconds of each step of the link.
 
         The keywords hold for the next link, with all that was added until then. Raises InputError;
         then nothing was added.
         """
         with self.session.lock:
             self._require_open()
-            inputs = collect(sources, whole_archive=whole_archive)
+            inputs = collect(sources, whole_archive=whole_archive, target=self.session.target.name)
             waiting = [_Waiting(partial(join, [graph])) for graph in inputs.graphs]
             if inputs.objects:
                 waiting.append(_Waiting(partial(inputs.read, inputs.objects, self.session.target, everything=debug)))
@@ -211,6 +233,7 @@ class Dylib:
                 dead_strip=self._strips(dead_strip),
                 copy_data=[*self._options.copy_data, *copy_data],
                 debug=debug or self._options.debug,
+                relax=self._options.relax if relax is None else relax,
                 passes={**self._options.passes, **(passes or {})},
                 trace=trace or self._options.trace,
             )
@@ -226,12 +249,22 @@ class Dylib:
         """Say where symbols come from that the dylib does not define, in order of search.
 
         resolvers: dylibs, process(), shared libraries, mappings from name to address, callables from
-        name to address or None. Until the first call it is the process; a call replaces that.
+        name to address or None. Until the first call it is `outside`; a call replaces that.
         """
         with self.session.lock:
             self._require_open()
-            self._against = [as_resolver(each) for each in resolvers]
+            self._against = [self.residence.resolver(each) for each in resolvers]
         return self
+
+    @property
+    def resolvers(self) -> list[Resolver]:
+        """What the dylib is linked against, in order of search."""
+        return list(self._against)
+
+    @property
+    def outside(self) -> Resolver:
+        """The process, or the C library of the emulated CPU that the code runs in."""
+        return self.residence.outside()
 
     # Linking
 
@@ -260,27 +293,59 @@ class Dylib:
 
     def _link(self, graph: LinkGraph) -> None:
         try:
-            linked = link(graph, self, self._images, self._options)
+            self.residence.begin(graph)
+            options = replace(self._options, crossing=self._crossing(graph))
+            linked = link(graph, self, self.residence, options, self.residence.storage(self._find_variable))
             chain = unwind_chain(linked)
-            self._images.place(linked)
+            self.residence.place(linked)
         except BaseException:
-            self._images.give_up()
+            self.residence.give_up()
             raise
+        code = linked.code()
+        self._code += code
+        if self.conventions is not None and linked.graph.format == "coff":
+            self.conventions.placed(code)
         definitions = linked.definitions()
         self._linked.append(definitions)
         self._pending = []
         self._options = Options(
-            exports=self._options.exports, dead_strip=self._options.dead_strip, debug=self._options.debug
+            exports=self._options.exports,
+            dead_strip=self._options.dead_strip,
+            debug=self._options.debug,
+            relax=self._options.relax,
         )
         self.debug_sections |= linked.debug_sections
         self.code_names.append(CodeNames(linked.graph, linked.base, linked.layout.size, linked.debug_sections))
         self._finalisers = linked.cycle.finalisers + self._finalisers
         # Initialisers may throw, and a debugger may want to stop in them.
-        self.session.unwinding.add(self, chain, definitions, self._against)
+        if self.session.execution.in_process:
+            self.session.unwinding.add(self, chain, definitions, self._against)
         for observer in self.session.observers:
             observer.add(self, linked, chain)
-        if linked.cycle.initialisers:
-            _run_initialisers(linked.cycle.initialisers)
+        self.residence.run_initialisers(self._callable(linked.cycle.initialisers))
+
+    def _crossing(self, graph: LinkGraph) -> FindCrossing | None:
+        """How the code of a graph calls functions outside that follow another convention; None if all are alike."""
+        if not self.session.execution.in_process:
+            return None
+        if graph.format == "coff" and self.conventions is None:
+            from jitlink.runtime.conventions import Conventions, applies
+
+            self.conventions = Conventions(self) if applies(self.session.target.name) else None
+        if self.conventions is not None:
+            self.conventions.active = graph.format == "coff"
+        if graph.format == "coff":
+            return None if self.conventions is None else self.conventions.crossing
+        others = any(isinstance(getattr(each, "inner", each), Dylib) for each in self._against)
+        if self.conventions is None and not others:
+            return None
+        from jitlink.runtime.conventions import crossing_into_microsoft
+
+        return partial(crossing_into_microsoft, self)
+
+    def _callable(self, functions: list[int]) -> list[int]:
+        """Where functions without arguments can be called from here."""
+        return functions if self.conventions is None else self.conventions.callable(functions)
 
     # What a link sees of the world (jitlink.linker.Surroundings)
 
@@ -290,19 +355,30 @@ class Dylib:
         if own is not None:
             return own
         for resolver in self._against:
-            address = resolver.exported_address_of(name) if isinstance(resolver, Dylib) else resolver.address_of(name)
+            if isinstance(resolver, Dylib):
+                address = resolver.exported_address_of(name)
+            elif (address := resolver.address_of(name)) is not None:
+                self.residence.refuse_variable(resolver, name, address)
             if address is not None:
                 return address
-        return None
+        found = self.residence.own_name(name)
+        return found if found is not None or self.conventions is None else self.conventions.own_name(name)
 
     def own_address_of(self, name: str) -> int | None:
         """The address of a name that this dylib has defined, hidden or not; None if it has not."""
+        found = self._find_own(name)
+        return self._address(name, *found) if found else None
+
+    def _find_own(self, name: str) -> tuple[Definitions, int] | None:
         raw = name.encode(errors="surrogateescape")
-        for definitions in self._linked:
-            row = definitions.find(raw, inside=True)
-            if row is not None:
-                return int(definitions.address[row])
-        return None
+        rows = ((definitions, definitions.find(raw, inside=True)) for definitions in self._linked)
+        return next(((definitions, row) for definitions, row in rows if row is not None), None)
+
+    def _address(self, name: str, definitions: Definitions, row: int) -> int:
+        """The one address of a symbol. Raises LinkFailure for a thread-local, which has one in each thread."""
+        if definitions.variable(row) is not None:
+            raise LinkFailure(f"{escaped(name)} of {self!r} is thread-local, and not where it is referred to")
+        return int(definitions.address[row])
 
     def hidden_address_of(self, name: str) -> int | None:
         """The address of a name that other dylibs and libraries may not define: an own one, or one of the caller's."""
@@ -315,27 +391,51 @@ class Dylib:
     def exported_address_of(self, name: str) -> int | None:
         """The address of a name for other dylibs; what waits to be linked is linked for it."""
         found = self._find(name)
-        return int(found[0].address[found[1]]) if found else None
+        return self._address(name, *found) if found else None
+
+    def _find_variable(self, name: str, inside: bool) -> Variable | None:
+        """The thread-local variable of a name, in this dylib or what it is linked against; None if nowhere.
+
+        inside: only in this dylib. Raises LinkFailure where the name is something else.
+        """
+        found = self._find_own(name)
+        if found is not None:
+            return self._variable(name, *found)
+        for resolver in () if inside else self._against:
+            if isinstance(resolver, Dylib):
+                found = resolver._find(name)
+                variable = resolver._variable(name, *found) if found else None
+            else:
+                variable = self.residence.variable_of(resolver, name)
+            if variable is not None:
+                return variable
+        return None
+
+    def _variable(self, name: str, definitions: Definitions, row: int) -> Variable:
+        variable = definitions.variable(row)
+        if variable is None:
+            raise LinkFailure(f"{escaped(name)} of {self!r} is not thread-local")
+        return variable
 
     def is_function(self, address: int) -> bool:
         """Whether a function of some library starts at an address outside of the link."""
-        return is_function(address)
+        return self.residence.is_function(address)
 
     def datum(self, address: int) -> bytes | None:
         """The bytes of the variable at an address outside of the link."""
-        return datum(address)
+        return self.residence.datum(address)
 
     # Lookup
 
     def __getitem__(self, name: str) -> Symbol:
         """Look up a symbol that the dylib exports, and link what it needs. Raises SymbolNotFound."""
-        from jitlink.handles import Symbol
-
         found = self._find(name)
         if found is None:
             raise SymbolNotFound(name, f"dylib {self.name!r}")
         definitions, row = found
-        return Symbol(self, name, int(definitions.address[row]), int(definitions.size[row]))
+        variable = definitions.variable(row)
+        address = int(definitions.address[row]) if variable is None else self.residence.address_of_variable(variable)
+        return self.residence.symbol(self, name, address, int(definitions.size[row]))
 
     def __contains__(self, name: str) -> bool:
         return self._find(name) is not None
@@ -373,39 +473,60 @@ class Dylib:
                 if self._may_export(text):
                     yield text
 
+    def available(self) -> Iterator[str]:
+        """The names that are exported, and those that archives would give if they were asked for."""
+        yield from self.symbols()
+        for inputs in self._libraries:
+            for library in inputs.libraries:
+                for name in library.index(self.session.target):
+                    text = name.decode(errors="surrogateescape")
+                    if self._may_export(text):
+                        yield text
+
     @property
     def library(self) -> Library:
         """The dylib as a library whose functions are called by name."""
-        from jitlink.library import Library
+        return self.residence.library(self)
 
-        return Library(self)
+    def helper(self) -> Dylib:
+        """A dylib for code that we put between this one and its callers; it is closed with it."""
+        if self._helper is None:
+            self._helper = Dylib(self.session, f"{self.name} (calls)")
+        return self._helper
 
     # The end
 
     def finalise(self) -> None:
         """Run atexit handlers and finalisers, once."""
-        handle = self.own_address_of(DSO_HANDLE)
-        if handle is not None:
-            _cxa_finalize(handle)
-        finalisers, self._finalisers = self._finalisers, []
-        for function in finalisers:
-            FINALISER(function)()
+        finalisers, self._finalisers = self._callable(self._finalisers), []
+        if self.conventions is not None:
+            finalisers = self.conventions.exit_handlers() + finalisers
+        self.residence.run_finalisers(self.own_address_of(DSO_HANDLE), finalisers)
 
     def close(self) -> None:
         """Run the finalisers, unmap everything, and make all handles raise; a second call does nothing."""
         with self.session.lock:
-            if not self.closed:
+            if self.closed:
+                return
+            try:
                 self.finalise()
+            finally:
                 self.closed = True
+                if self._helper is not None:
+                    self._helper.close()
                 for observer in self.session.observers:
                     observer.remove(self)
-                self.session.unwinding.remove(self)
-                self._images.release()
+                self.residence.when_idle(self._unmap, self.session.lock)
                 self._linked.clear()
                 self.code_names.clear()
                 self._pending.clear()
                 self._libraries.clear()
                 self.session.forget(self)
+
+    def _unmap(self) -> None:
+        """Let go of the code, which no thread is in."""
+        self.session.unwinding.remove(self)
+        self.residence.release()
 
     def _require_open(self) -> None:
         if self.closed:
@@ -413,25 +534,3 @@ class Dylib:
 
     def __repr__(self) -> str:
         return f"<dylib {self.name!r}{', closed' if self.closed else ''}>"
-
-
-def _run_initialisers(functions: list[int]) -> None:
-    """Call initialisers as glibc does, with the arguments of main."""
-    argv = _arguments_of_main()
-    environment = ctypes.c_void_p.in_dll(ctypes.pythonapi, "environ").value
-    for function in functions:
-        INITIALISER(function)(len(argv) - 1, ctypes.addressof(argv), environment)
-
-
-@cache
-def _arguments_of_main() -> ctypes.Array[ctypes.c_char_p]:
-    """argv, kept for good: initialisers remember it, as that of Rust's standard library does."""
-    arguments = [os.fsencode(argument) for argument in sys.argv]
-    return (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
-
-
-def _cxa_finalize(handle: int) -> None:
-    """Run and forget the atexit handlers that were registered with a __dso_handle (Itanium C++ ABI 3.3.6)."""
-    finalize = ctypes.pythonapi.__cxa_finalize
-    finalize.argtypes, finalize.restype = (ctypes.c_void_p,), None
-    finalize(handle)

@@ -34,6 +34,7 @@ import jitlink
 from jitlink.formats import elf_layout as elf
 from jitlink.formats.archive import read_archive
 from tests import programs, toolchain
+from tests.riscv64 import objects as riscv64
 
 BASE = 0x1000_0000
 MEMORY = 1 << 30
@@ -119,7 +120,7 @@ def seeds() -> dict[str, bytes]:
     members = {f"member_with_a_long_name_{row}.o": content for row, content in enumerate(list(made.values())[:2])}
     made["gnu archive"] = toolchain.archive_of(members, "gnu")
     made["bsd archive"] = toolchain.archive_of(members, "bsd")
-    return made | _debian_members()
+    return made | riscv64.mutation_seeds() | _debian_members()
 
 
 @cache

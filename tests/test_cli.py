@@ -325,7 +325,7 @@ def test_show_lists_each_input(write, tmp_path):
     output = command("show", "one.o", "libtwo.a", cwd=tmp_path).stdout
     assert output.startswith("one.o: x86_64, ")
     assert "\nlibtwo.a(two.o): x86_64, " in output
-    assert re.search(r"R_X86_64_PLT32 +two - 0x4\n", output)
+    assert re.search(r"R_X86_64_PLT32 +two - 0x4 +L \+ A - P\n", output)
     assert "\x1b" not in output
 
 

@@ -104,7 +104,7 @@ def test_out_of_range_says_the_whole_sum() -> None:
     """Place, kind, target, formula, value, interval, how many more, and what to do."""
     assert str(out_of_range()) == (
         "a.o: .text+0x14: R_X86_64_PC32 to memcpy: S + A - P = -0x100000000 is outside [-0x80000000, 0x80000000). "
-        "Compile with -fPIC"
+        "Compile with -fPIC. See `jitlink explain reloc a.o .text+0x14`."
     )
     assert "0x80000000); 1 more edge like it. Compile" in str(out_of_range(places=2))
     assert "; 6 more edges like it. " in str(out_of_range(places=7))

@@ -87,7 +87,7 @@ def test_the_letters_are_computed_from_the_graph() -> None:
     assert int(letters["GOT"]) == 0x400
     assert letters["Z"].tolist() == [11, 12]
     with pytest.raises(KeyError):
-        letters["B"]
+        letters["X"]
 
 
 def test_the_one_got_gives_a_value_for_each_edge() -> None:
@@ -117,7 +117,7 @@ def test_a_value_that_does_not_fit_stops_all_of_its_kind() -> None:
     assert [str(place) for place in error.places] == ["fixups: .data+0x4", "fixups: .data+0x8"]
     assert str(error) == (
         "fixups: .data+0x4: R_X86_64_32 to target1: S + A = 0x100000000 is outside [0x0, 0x100000000); "
-        "1 more edge like it. advice for 2"
+        "1 more edge like it. advice for 2. See `jitlink explain reloc fixups .data+0x4`."
     )
 
 

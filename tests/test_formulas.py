@@ -27,7 +27,7 @@ from jitlink.formulas import (
     unsigned,
 )
 
-LETTERS = ("S", "A", "P", "G", "GOT", "L", "Z")
+LETTERS = sorted(frozenset().union(*(kind.value.letters for kind in architecture("x86_64").kinds)))
 UINT64 = st.integers(0, 2**64 - 1)
 WORDS = (WORD8, WORD16, WORD32, WORD64)
 
@@ -177,7 +177,7 @@ def test_a_kind_table_finds_kinds_by_name_and_number() -> None:
 def test_no_two_kinds_share_a_name_or_a_number() -> None:
     """In the table of x86-64, a name and an ELF number mean one kind each."""
     kinds = list(architecture("x86_64").kinds)
-    numbers = [kind.number for kind in kinds if kind.number >= 0]
+    numbers = [kind.number for kind in kinds if kind.number >= 0 and kind.format == "elf"]
     assert len(set(numbers)) == len(numbers)
     assert len({kind.name for kind in kinds}) == len(kinds)
 

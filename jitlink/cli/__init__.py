@@ -1,4 +1,4 @@
-"""The command line: `jitlink run`, `link`, `show`, `bpf` and `demo`, thin over the public API.
+"""The command line: `jitlink run`, `link`, `show`, `explain`, `bpf`, `bench` and `demo`, thin over the public API.
 
 Each command is a module of its name here, imported when it is asked for. Exit codes: 0 for success, 1
 for input that cannot be read or linked, with the message on standard error, 2 for bad usage; `run`
@@ -14,7 +14,7 @@ import click
 from jitlink import LinkError, __version__
 from jitlink.escaping import escaped_lines
 
-COMMANDS = ("run", "link", "show", "bpf", "demo")
+COMMANDS = ("run", "link", "check", "show", "explain", "bpf", "bench", "demo")
 
 
 class Commands(click.Group):

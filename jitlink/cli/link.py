@@ -9,6 +9,7 @@ import click
 import jitlink
 from jitlink.cli import options
 from jitlink.inspect.link_map import link_map
+from jitlink.inspect.progress import Progress
 
 
 @click.command("link")
@@ -19,6 +20,7 @@ from jitlink.inspect.link_map import link_map
 @options.define
 @click.option("--export", "exports", multiple=True, metavar="NAME", help="Take archive members for it. Repeatable.")
 @options.whole_archive
+@options.relax
 @click.option("--target", metavar="MACHINE", help="The machine, by default that of the first object.")
 @click.option(
     "-o",
@@ -37,6 +39,7 @@ def command(
     define: dict[str, int],
     exports: tuple[str, ...],
     whole_archive: bool,
+    relax: bool,
     target: str | None,
     output: BinaryIO | None,
     map_wanted: bool,
@@ -47,14 +50,17 @@ def command(
     The image is raw: its first byte belongs at the base address, and gaps between segments are zeroes.
     Zero-fill behind the last byte with content is not written.
     """
-    image = jitlink.link(
-        *inputs,
-        base=base,
-        define=define,
-        target=target,
-        whole_archive=whole_archive,
-        exports=exports or None,
-    )
+    with Progress() as trace:
+        image = jitlink.link(
+            *inputs,
+            base=base,
+            define=define,
+            target=target,
+            whole_archive=whole_archive,
+            relax=relax,
+            exports=exports or None,
+            trace=trace,
+        )
     if output is not None:
         output.write(image.to_bytes())
     if map_file is not None:

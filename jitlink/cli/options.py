@@ -45,7 +45,9 @@ whole_archive = click.option(
     "--whole-archive", is_flag=True, help="Take all members of archives, and not only those that are needed."
 )
 relax = click.option(
-    "--relax/--no-relax", default=True, help="Make code shorter where its compiler has marked it for that (RISC-V)."
+    "--relax/--no-relax",
+    default=True,
+    help="Rewrite loads of what is near, and shorten code that is marked for it (RISC-V).",
 )
 
 

@@ -40,6 +40,7 @@ class ProgramCommand(click.Command):
 @click.option("--entry", default="main", show_default=True, metavar="NAME", help="The function that is called.")
 @options.define
 @options.whole_archive
+@options.relax
 @click.option(
     "--copy-data",
     multiple=True,
@@ -55,6 +56,7 @@ def command(
     entry: str,
     define: dict[str, int],
     whole_archive: bool,
+    relax: bool,
     copy_data: tuple[str, ...],
 ) -> None:
     """Link objects, archives and LLVM IR into this process and call main.
@@ -69,7 +71,7 @@ def command(
     dylib.link_against(define, *shared, jitlink.process())
     # Looked for inside of the link: after it, initialisers of the program would have run.
     check = {"pre_prune": [partial(require, entry)]}
-    dylib.add(*inputs, exports=[entry], whole_archive=whole_archive, copy_data=copy_data, passes=check)
+    dylib.add(*inputs, exports=[entry], whole_archive=whole_archive, copy_data=copy_data, relax=relax, passes=check)
     if archives:
         dylib.add(*archives)
     dylib.link()

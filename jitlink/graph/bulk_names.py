@@ -62,8 +62,10 @@ def read_names(graph: LinkGraph, positions: npt.NDArray[np.int64]) -> list[bytes
         _refuse_excess(int((nuls[string[shared]] - place[shared]).sum()), len(strings))
         for row, skipped in zip(shared.tolist(), later[shared].tolist(), strict=True):
             names[row] = names[row][skipped:]
-    for row in (~inside_table).nonzero()[0].tolist():
-        names[row] = graph.raw_name_at(int(positions[row]))
+    outside = (~inside_table).nonzero()[0]
+    added = graph.added_names
+    for row, position in zip(outside.tolist(), positions[outside].tolist(), strict=True):
+        names[row] = added[-position - 1] if position < 0 else graph.raw_name_at(position)
     return names
 
 

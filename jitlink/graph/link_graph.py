@@ -12,6 +12,7 @@ import numpy.typing as npt
 from jitlink.columns import NO_ROWS, Buffer, Rows
 from jitlink.graph.bulk_names import read_names
 from jitlink.graph.meanings import Definition, Lifetime, Linkage, Purpose, Scope, SymbolKind
+from jitlink.graph.naming import PREFIX_OF_FORMAT, to_c_name, to_raw_name
 from jitlink.graph.tables import Blocks, Edges, Groups, Sections, Symbols
 from jitlink.graph.views import SymbolRow
 from jitlink.protection import Protection
@@ -35,6 +36,13 @@ class WorkingMemory:
 
     image: Buffer
     position: Rows
+
+
+class StorageLetters(Protocol):
+    """The letters of formulas that depend on where threads have their storage (jitlink.passes.thread_locals)."""
+
+    def column(self, letter: str, graph: LinkGraph, edges: Rows) -> npt.NDArray[np.uint64]:
+        """The letter for some edges of the graph, or of a copy: uint64[n] of int64[n]."""
 
 
 class NamedKind(Protocol):
@@ -66,13 +74,22 @@ class LinkGraph:
     """
 
     def __init__(
-        self, target: Target, pool: Buffer | None = None, inputs: Sequence[str] = (), *, name: str | None = None
+        self,
+        target: Target,
+        pool: Buffer | None = None,
+        inputs: Sequence[str] = (),
+        *,
+        name: str | None = None,
+        format: str = "elf",
     ) -> None:
         """Make an empty graph over a pool of input bytes, or one to be filled by hand.
 
         pool: uint8[bytes]; inputs: the names of the inputs, numbered from 1; name: of a graph that is
-        built by hand, which is then its own only input.
+        built by hand, which is then its own only input; format: of the objects, which decides how names
+        are spelt (see jitlink.graph.naming).
         """
+        self.format = format
+        self.symbol_prefix = PREFIX_OF_FORMAT.get(format, b"")
         self.own_input = 1 if name is not None else 0
         inputs = [name] if name is not None else inputs
         self.target = target
@@ -82,6 +99,13 @@ class LinkGraph:
         self.added_names = [b""]
         # Where the names of the inputs stand in the pool: starts (ascending) and sizes, int64[tables].
         self.string_tables: tuple[Rows, Rows] = (NO_ROWS, NO_ROWS)
+        # Where the inputs themselves stand in the pool, from the first on: starts and sizes, int64[n].
+        self.input_places: tuple[Rows, Rows] = (NO_ROWS, NO_ROWS)
+        # What objects tell their linker in words: number of the input, option and argument (COFF's .drectve).
+        self.directives: list[tuple[int, str, str]] = []
+        # After layout: what COFF's relative addresses count from, and the starts of the parts of the image.
+        self.image_base = 0
+        self.image_sections: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
         self.sections = Sections(self)
         self.blocks = Blocks(self)
         self.symbols = Symbols(self)
@@ -89,6 +113,8 @@ class LinkGraph:
         self.groups = Groups(self)
         # The bytes of the blocks, from the time when they are copied into the image: see linker.link.
         self.working: WorkingMemory | None = None
+        # From the time when the block of its thread-local variables is made.
+        self.storage_letters: StorageLetters | None = None
 
     # Names and content
 
@@ -117,6 +143,19 @@ class LinkGraph:
     def name_at(self, position: int) -> str:
         """Read the name at a position; bytes that are not UTF-8 become surrogate escapes."""
         return self.raw_name_at(position).decode(errors="surrogateescape")
+
+    def place_of_input(self, input: int) -> tuple[int, int]:
+        """Where the bytes of an input stand in the pool: start and size; no bytes for one built by hand."""
+        starts, sizes = self.input_places
+        return (int(starts[input - 1]), int(sizes[input - 1])) if 0 < input <= len(starts) else (0, 0)
+
+    def c_name(self, raw: bytes) -> str:
+        """The C name of a raw name, decoded."""
+        return to_c_name(raw, self.symbol_prefix).decode(errors="surrogateescape")
+
+    def raw_name(self, name: str) -> bytes:
+        """The raw name of a C name."""
+        return to_raw_name(name.encode(errors="surrogateescape"), self.symbol_prefix)
 
     def add_content(self, content: bytes) -> int:
         """Keep content that no input holds; returns its position, behind those of the pool."""
@@ -187,7 +226,7 @@ class LinkGraph:
 
     def add_symbol(
         self,
-        name: str,
+        name: str | bytes,
         block: int = 0,
         offset: int = 0,
         *,
@@ -270,6 +309,17 @@ class LinkGraph:
     def defined(self) -> Iterator[SymbolRow]:
         """Go over the named symbols that are defined here."""
         return (symbol for symbol in self.symbols if symbol.definition != Definition.UNDEFINED and symbol.name)
+
+    def to_networkx(self) -> Any:
+        """The graph as a networkx.MultiDiGraph: see jitlink.graph.exchange. Raises MissingExtra."""
+        from jitlink.graph.exchange import to_networkx
+
+        return to_networkx(self)
+
+    def _repr_html_(self) -> str:
+        from jitlink.graph.notebook import graph_html
+
+        return graph_html(self)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{len(getattr(self, table)) - 1} {table}" for table in TABLES[:4])

@@ -37,6 +37,8 @@ class Definition(enum.IntEnum):
     COMMON = 3
     EXTERNAL = 4
     """Outside of the graph; the offset is its address, or 0 for a weak symbol that is nowhere."""
+    ALIAS = 5
+    """Wherever the symbol in the column alias is, in this graph or outside of it."""
 
 
 class SymbolKind(enum.IntEnum):
@@ -67,3 +69,12 @@ class Purpose(enum.IntEnum):
     NAMED_SET = 9
     """Reached through __start_NAME and __stop_NAME: its blocks must lie side by side."""
     TLS = 10
+    """The initial content of thread-local variables."""
+    TLS_VARIABLES = 11
+    """Descriptors of thread-local variables, through which Mach-O code reaches them."""
+    INIT_OFFSETS = 12
+    """Initialisers as 32-bit distances from the start of the image."""
+    COMPACT_UNWIND = 13
+    """Unwind records of Mach-O's own form, which the link turns into those of .eh_frame."""
+    FUNCTION_TABLE = 14
+    """Unwind records of COFF's form (.pdata): each describes a function, and refers to more about it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,23 @@ class GraphTable(Table[View]):
     def view(self, row: int) -> View:
         return self.row_view(self, row)
 
+    def to_pandas(self) -> Any:
+        """The table as a pandas.DataFrame, indexed by row number. Raises MissingExtra."""
+        from jitlink.graph.exchange import to_pandas
+
+        return to_pandas(self)
+
+    def to_arrow(self) -> Any:
+        """The table as a pyarrow.Table. Raises MissingExtra."""
+        from jitlink.graph.exchange import to_arrow
+
+        return to_arrow(self)
+
+    def _repr_html_(self) -> str:
+        from jitlink.graph.notebook import table_html
+
+        return table_html(self)
+
 
 class Sections(GraphTable[SectionRow]):
     """Named parts of inputs."""
@@ -42,6 +59,8 @@ class Sections(GraphTable[SectionRow]):
     flags = column("uint64", doc="the section flags of the input's format (sh_flags)")
     entry_size = column("uint64", unit="byte", doc="of a mergeable or table section's entries, or 0")
     large = column("bool", doc="may lie out of reach of the other sections")
+    retained = column("bool", doc="its blocks are kept though nothing refers to them")
+    live_support = column("bool", doc="a block of it is kept if anything that it refers to is kept")
 
     row_view = SectionRow
 
@@ -53,6 +72,7 @@ class Blocks(GraphTable[BlockRow]):
     content = column("int64", unit="byte", doc="position of the content: see LinkGraph.content_of")
     size = column("int64", unit="byte", doc="of the content")
     alignment = column("int64", unit="byte", doc="a power of two")
+    alignment_offset = column("int64", unit="byte", doc="from a multiple of the alignment to the start of the block")
     zero_fill = column("bool", doc="all zero; content is not used")
     group = column("int64", refers="groups", doc="COMDAT group of the block, or 0")
     follows = column("int64", refers="blocks", doc="block whose fate it shares (SHF_LINK_ORDER), or 0")
@@ -75,6 +95,10 @@ class Symbols(GraphTable[SymbolRow]):
     definition = column("uint8", null=Definition.ABSOLUTE, doc="Definition")
     kind = column("uint8", doc="SymbolKind")
     input = column("int64", doc="number in LinkGraph.inputs; 0 is the linker itself")
+    retained = column("bool", doc="its block is kept though nothing refers to it")
+    alias = column(
+        "int64", refers="symbols", doc="whose place an ALIAS takes; what stands in for an undefined one that nobody defines"
+    )
 
     row_view = SymbolRow
 
@@ -114,5 +138,7 @@ class Groups(GraphTable[GroupRow]):
 
     signature = column("int64", refers="symbols", doc="symbol whose name identifies the group")
     comdat = column("bool", doc="whether only one group of this signature is kept")
+    selection = column("uint8", doc="how COFF chooses that one (IMAGE_COMDAT_SELECT); 0 for ELF")
+    precedence = column("int64", doc="of several the one with the highest is kept, else the first")
 
     row_view = GroupRow

@@ -86,6 +86,11 @@ class BlockRow(Row):
         return int(self.read("alignment"))
 
     @property
+    def alignment_offset(self) -> int:
+        """Bytes from a multiple of the alignment to the start of the block."""
+        return int(self.read("alignment_offset"))
+
+    @property
     def address(self) -> int:
         """Of the first byte; 0 before layout."""
         return int(self.read("address"))

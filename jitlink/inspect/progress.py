@@ -8,6 +8,7 @@ The bar appears when a link has taken half a second; most links are over by then
 
 from __future__ import annotations
 
+import sys
 import threading
 from types import TracebackType
 from typing import Any
@@ -41,6 +42,9 @@ class Progress:
             self._update()
 
     def __enter__(self) -> Progress:
+        if self._console is None and not (sys.stderr.isatty() or "IPython" in sys.modules):
+            # Nobody looks, and rich need not be loaded to find that out.
+            return self
         if self._console is None:
             from rich.console import Console
 

@@ -26,7 +26,7 @@ from jitlink.columns import Rows
 from jitlink.errors import InputError, LinkError, UndefinedSymbols
 from jitlink.fields import Addresses
 from jitlink.fixups import EdgeLetters, values_of
-from jitlink.formulas import Kind
+from jitlink.formulas import LETTERS_OF_STORAGE, Kind
 from jitlink.graph import LinkGraph, WorkingMemory
 from jitlink.image import Image, link_image
 from jitlink.inputs import Source
@@ -76,15 +76,21 @@ class Snapshot:
         return EdgeLetters(self.graph, edges, self.graph.symbols.addresses(), np.uint64(self.got))
 
     def values(self, edges: Rows) -> Addresses:
-        """What the formulas of edges give: uint64[n]; 0 for kinds that write nothing. Needs addresses."""
+        """What the formulas of edges give: uint64[n]; 0 for kinds that write nothing. Needs addresses.
+
+        0 too for what depends on where threads have their storage, before they have any.
+        """
         kind_of_edge = self.graph.edges.kind[edges]
         values = np.zeros(len(edges), np.uint64)
         for number in np.unique(kind_of_edge).tolist():
             kind = self.graph.target.kinds[number]
             of_kind = (kind_of_edge == number).nonzero()[0]
-            if isinstance(kind, Kind) and kind.applied:
+            if isinstance(kind, Kind) and kind.applied and self._knows(kind):
                 values[of_kind] = values_of(kind, self.letters(edges[of_kind]))
         return values
+
+    def _knows(self, kind: Kind) -> bool:
+        return self.graph.storage_letters is not None or LETTERS_OF_STORAGE.isdisjoint(kind.value.letters)
 
 
 @dataclass
@@ -170,6 +176,7 @@ class _Camera:
 
     def __call__(self, graph: LinkGraph) -> None:
         copy = join([graph])
+        copy.storage_letters = graph.storage_letters
         if graph.working is not None:
             copy.working = WorkingMemory(graph.working.image.copy(), graph.working.position)
         self.watched.snapshots[self.stage] = Snapshot(self.stage, copy, _address_of_got(copy))

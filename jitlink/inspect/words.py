@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 
 from jitlink.columns import Rows
 from jitlink.escaping import escaped
@@ -25,6 +26,7 @@ THROUGH_WORDS = {
     Through.GOT_ENTRY: "through the GOT entry of the symbol",
     Through.RELAXABLE_GOT_ENTRY: "through the GOT entry of the symbol, or straight to it where it is near",
 }
+LETTER = re.compile(r"[A-Za-z]+")
 Demangler = Callable[[str], str]
 
 
@@ -61,7 +63,12 @@ def kind_in_words(kind: Kind) -> str:
     if not kind.applied:
         return "writes nothing"
     formula = str(kind.value)
-    words = " ".join(LETTER_WORDS.get(part, part) for part in formula.split(" "))
+    words = with_letters(formula, LETTER_WORDS)
     through = THROUGH_WORDS.get(kind.through, f"through {Through(kind.through).name.lower().replace('_', ' ')}")
     parts = [f"{formula} ({words}) into {kind.field}", str(kind.check), *([through] if through else [])]
     return "; ".join(parts)
+
+
+def with_letters(formula: str, meanings: Mapping[str, str]) -> str:
+    """A formula with something else in the place of its letters."""
+    return LETTER.sub(lambda letter: meanings.get(letter[0], letter[0]), formula)

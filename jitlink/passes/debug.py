@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from jitlink.columns import starts_of
 from jitlink.fields import Addresses
 from jitlink.fixups import EdgeLetters, values_of
-from jitlink.formulas import Kind
+from jitlink.formulas import LETTERS_OF_STORAGE, Kind
 from jitlink.graph import Lifetime, LinkGraph, Purpose
+from jitlink.passes.pairs import settle_pairs
 
+MACHO_PREFIX = "__DWARF,__"
+CUT_NAMES = {"debug_str_offs": "debug_str_offsets"}
+"""Names of Mach-O have 16 bytes at the most."""
 DebugSections = dict[str, dict[str, bytes]]
 """The relocated debug sections by name, of each input by name."""
 
@@ -28,22 +33,39 @@ def relocate_debug_sections(graph: LinkGraph, addresses: Addresses, got: int) ->
     blocks, sections, edges = graph.blocks, graph.sections, graph.edges
     section = blocks.section
     wanted = (sections.purpose[section] == Purpose.DEBUG) & (sections.lifetime[section] == Lifetime.NO_ALLOC)
-    contents = {row: bytearray(graph.content_of(row)) for row in wanted.nonzero()[0].tolist()}
+    rows = wanted.nonzero()[0].tolist()
+    # All of them in one buffer, each at its position, as the blocks of an image are.
+    image = np.frombuffer(bytearray().join(graph.content_of(row) for row in rows), np.uint8)
+    ends = starts_of(blocks.size[rows])
+    positions = np.zeros(len(blocks), np.int64)
+    positions[rows] = ends[:-1]
     of_debug = wanted[edges.block]
     targets = edges.target[of_debug]
     dropped = ~blocks.live[graph.symbols.block[targets]] & ~wanted[graph.symbols.block[targets]]
     visible = addresses.copy()
     visible[targets[dropped]] = 0
+    settle_pairs(graph, wanted, image, positions, visible)
     for number in np.unique(edges.kind[of_debug]).tolist():
         kind: Kind = graph.target.kinds[number]
-        if not kind.applied:
-            continue
-        rows = (of_debug & (edges.kind == number)).nonzero()[0]
-        values = values_of(kind, EdgeLetters(graph, rows, visible, np.uint64(got))).astype(kind.field.word)
-        for block, offset, value in zip(edges.block[rows].tolist(), edges.offset[rows].tolist(), values, strict=True):
-            contents[block][offset : offset + kind.field.size] = value.tobytes()
+        # Where there is no thread-local storage, nothing has a place in it.
+        has_value = graph.storage_letters is not None or not kind.value.letters & LETTERS_OF_STORAGE
+        if kind.applied and has_value:
+            of_kind = (of_debug & (edges.kind == number)).nonzero()[0]
+            values = values_of(kind, EdgeLetters(graph, of_kind, visible, np.uint64(got)))
+            if kind.value.letters & LETTERS_OF_STORAGE:
+                # A thread-local that was dropped is nowhere in the block that the others are in.
+                values = values * graph.blocks.live[graph.symbols.block[edges.target[of_kind]]]
+            kind.field.store(image, positions[edges.block[of_kind]] + edges.offset[of_kind], values)
     found: DebugSections = {}
-    for row, content in contents.items():
+    for row, start, end in zip(rows, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
         view = graph.blocks[row].section
-        found.setdefault(view.input, {})[view.name] = bytes(content)
+        found.setdefault(view.input, {})[dwarf_name(view.name)] = image[start:end].tobytes()
     return found
+
+
+def dwarf_name(section: str) -> str:
+    """The name of a debug section as DWARF has it: of __DWARF,__debug_info in Mach-O, .debug_info."""
+    if not section.startswith(MACHO_PREFIX):
+        return section
+    name = section.removeprefix(MACHO_PREFIX)
+    return f".{CUT_NAMES.get(name, name)}"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jitlink.arches.architecture import Architecture
 from jitlink.columns import NO_ROWS, Rows, load_records
 from jitlink.errors import MalformedInput
 from jitlink.graph import LinkGraph, Purpose
@@ -68,9 +69,13 @@ class UnwindRecords:
             self.other_edge[~live[edges.target[self.owner_edge]]],
             self.shared_edge[~used[self.shared_cie]],
         )
+        assert isinstance(graph.target, Architecture)
+        kinds = graph.target.kinds
         for rows in dropped:
-            edges.kind[rows] = 0
+            # The field may hold something in the input: it is overwritten with the address of nothing.
+            edges.kind[rows] = kinds.clearing[kinds.size[edges.kind[rows]]]
             edges.target[rows] = 0
+            edges.addend[rows] = 0
 
 
 NO_UNWIND_RECORDS = UnwindRecords(NO_ROWS, NO_ROWS, NO_ROWS, NO_ROWS, NO_ROWS, NO_ROWS, 0)

@@ -10,6 +10,9 @@ its relocations. A JIT linker knows where things are before it decides, so that
   stands for the function in this whole link, so that all pointers to it are still equal. Static linkers
   call that a canonical PLT entry.
 
+A weak symbol that nothing defines has the address 0, which nothing reaches: some instructions have a form
+that says so.
+
 An indirect function (STT_GNU_IFUNC) is not the code at its symbol but what that code returns when it is
 called. It becomes a stub whose GOT entry is filled by running the resolver, when all else is in place.
 """
@@ -22,12 +25,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jitlink.arches.architecture import Architecture, Near
-from jitlink.columns import NO_ROWS, Rows, distinct
+from jitlink.columns import NO_ROWS, Buffer, Rows, as_address, distinct
+from jitlink.errors import LinkFailure
+from jitlink.escaping import escaped
+from jitlink.fields import Addresses
+from jitlink.fixups import place_of
 from jitlink.formulas import Through
 from jitlink.graph import Definition, LinkGraph, Scope, SymbolKind
 from jitlink.protection import Protection
 
-IFUNC = int(SymbolKind.IFUNC)
+IFUNC, EXTERNAL = int(SymbolKind.IFUNC), int(Definition.EXTERNAL)
 BRANCH, RELAXABLE = int(Through.BRANCH), int(Through.RELAXABLE_GOT_ENTRY)
 
 
@@ -35,20 +42,24 @@ BRANCH, RELAXABLE = int(Through.BRANCH), int(Through.RELAXABLE_GOT_ENTRY)
 class Tables:
     """What the pass made.
 
-    Attributes: got_section (row, or 0), resolver_slots (int64[n], the edges of GOT entries that IFUNC
-    resolvers fill).
+    Attributes: got_section and stub_section (rows, or 0), resolver_slots (int64[n], the edges of GOT
+    entries that IFUNC resolvers fill).
     """
 
     got_section: int = 0
+    stub_section: int = 0
     resolver_slots: Rows = field(default_factory=lambda: NO_ROWS)
 
 
-def build_got_and_stubs(graph: LinkGraph, near: Near, is_function: Callable[[int], bool]) -> Tables:
+def build_got_and_stubs(
+    graph: LinkGraph, far: Near, is_function: Callable[[int], bool], *, relax: bool = True
+) -> Tables:
     """Make the GOT entries and stubs that live edges need, and aim the edges at them.
 
-    near: bool[symbols], whether a symbol is in reach of the whole image. is_function: whether a far
-    external symbol, by its row, is a function. Needs aimed edges and content in the pool; leaves edges
-    sorted by block, all of them within reach as far as GOT entries and stubs can serve.
+    far: bool[edges], whether the target of an edge may be out of its reach (see far_edges).
+    is_function: whether a far external symbol, by its row, is a function. relax: rewrite GOT loads of
+    what is near. Needs aimed edges and content in the pool; leaves edges sorted by block, all of them
+    within reach as far as GOT entries and stubs can serve. Raises LinkFailure for a GOT entry of something beside a symbol.
     """
     edges, symbols, target = graph.edges, graph.symbols, graph.target
     assert isinstance(target, Architecture)
@@ -56,11 +67,13 @@ def build_got_and_stubs(graph: LinkGraph, near: Near, is_function: Callable[[int
     if len(indirect):
         indirect = indirect[graph.blocks.live[symbols.block[indirect]] & (symbols.block[indirect] > 0)]
     through = target.kinds.through[edges.kind]
-    far = (~near)[edges.target] & graph.blocks.live[edges.block]
     if not len(indirect) and not np.count_nonzero(through > BRANCH) and not np.count_nonzero(far):
         return Tables()
+    if target.of_nothing:
+        _refer_to_nothing(graph, target, far)
     maker = _Maker(graph, target)
-    maker.relax((through == RELAXABLE) & ~far & ~_aims_at(edges.target, indirect))
+    if relax:
+        maker.relax((through == RELAXABLE) & ~far & ~_aims_at(edges.target, indirect))
     far_rows = far.nonzero()[0]
     maker.stand_in(_far_functions(graph, target, far_rows, is_function))
     maker.resolve_indirect(indirect)
@@ -70,11 +83,43 @@ def build_got_and_stubs(graph: LinkGraph, near: Near, is_function: Callable[[int
     far_rows = far_rows[symbols.block[edges.target[far_rows]] == 0]
     maker.use_stubs(far_rows[_are_branches(graph, target, far_rows)])
     graph.sort_edges()
-    return Tables(maker.got_section, maker.resolver_slots())
+    return Tables(maker.got_section, maker.stub_section, maker.resolver_slots())
+
+
+def shorten_address_pairs(graph: LinkGraph, image: Buffer, positions: Rows, addresses: Addresses) -> None:
+    """Give shorter forms to the instructions that find what has turned out to be near, if the machine has any.
+
+    Needs final addresses and content in the image; changes kinds of edges. image: uint8[bytes]; positions:
+    int64[blocks], where each block starts in image; addresses: uint64[symbols].
+    """
+    target = graph.target
+    assert isinstance(target, Architecture)
+    if target.shorten is not None:
+        target.shorten(graph, image, positions, addresses)
 
 
 def _aims_at(targets: Rows, some: Rows) -> Near:
     return np.isin(targets, some) if len(some) else np.zeros(len(targets), np.bool_)
+
+
+def _refer_to_nothing(graph: LinkGraph, target: Architecture, far: Near) -> None:
+    """Give edges to weak symbols that nothing defines the kinds that are made for that; they are not far then."""
+    edges, symbols = graph.edges, graph.symbols
+    to_nothing = far & (symbols.definition[edges.target] == EXTERNAL) & (symbols.offset[edges.target] == 0)
+    for name, replacement in target.of_nothing.items():
+        rows = (to_nothing & (edges.kind == target.kind_number(name))).nonzero()[0]
+        edges.kind[rows] = target.kind_number(replacement)
+        far[rows] = False
+
+
+def _refuse_addends(graph: LinkGraph, rows: Rows) -> None:
+    """Refuse edges that want the GOT entry of a place beside a symbol, if there are any."""
+    if len(rows):
+        edge = graph.edges[int(rows[0])]
+        raise LinkFailure(
+            f"{place_of(graph, edge.row)}: {edge.kind} to {escaped(edge.target.name)} has the addend {edge.addend:#x}, "
+            "and must have none: a GOT entry holds the address of a symbol"
+        )
 
 
 def _are_branches(graph: LinkGraph, target: Architecture, rows: Rows) -> Near:
@@ -156,6 +201,7 @@ class _Maker:
         """Aim edges at the GOT entries of their targets."""
         if len(rows):
             edges = self.graph.edges
+            _refuse_addends(self.graph, rows[self.target.lacks_addend[edges.kind[rows]] & (edges.addend[rows] != 0)])
             edges.target[rows] = self._slots_for(edges.target[rows])
 
     def use_stubs(self, rows: Rows) -> None:
@@ -163,9 +209,28 @@ class _Maker:
         if not len(rows):
             return
         edges = self.graph.edges
+        beside = rows[self.target.goes_beside[edges.kind[rows]] & (edges.addend[rows] != 0)]
+        if len(beside):
+            self._name_places(beside)
         functions, which = distinct(edges.target[rows], len(self.graph.symbols))
         stubs = self._make_stubs(self._slots_for(functions))
         self.graph.edges.target[rows] = stubs[which]
+
+    def _name_places(self, rows: Rows) -> None:
+        """Give a symbol of its own to each place beside an external symbol that a branch goes to."""
+        edges, symbols = self.graph.edges, self.graph.symbols
+        places = np.stack((edges.target[rows], edges.addend[rows]))
+        distinct_places, which = np.unique(places, axis=1, return_inverse=True)
+        beside, addend = distinct_places
+        named = symbols.append(
+            len(beside),
+            name=symbols.name[beside],
+            offset=symbols.offset[beside] + as_address(addend),
+            scope=Scope.LOCAL,
+            definition=symbols.definition[beside],
+        )
+        edges.target[rows] = named[which.reshape(-1)]
+        edges.addend[rows] = 0
 
     def _slots_for(self, targets: Rows) -> Rows:
         """Find or make the GOT entry of each target: int64[n], symbols."""

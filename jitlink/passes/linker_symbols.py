@@ -24,6 +24,7 @@ from jitlink.passes.resolve import Resolution
 from jitlink.protection import Protection
 
 GLOBAL_OFFSET_TABLE = "_GLOBAL_OFFSET_TABLE_"
+IMAGE_BASE = "__ImageBase"
 DSO_HANDLE = "__dso_handle"
 ARRAY_BOUNDS = {
     "__preinit_array": Purpose.PREINIT_ARRAY,
@@ -83,13 +84,11 @@ def define_linker_symbols(
     already_defined: the address of a name that this dylib has defined before (there is one
     __dso_handle in a dylib). in_process: whether some library has a function of this name.
     """
-    definer = _Definer(graph, resolution, already_defined, in_process)
-    for row, name in list(resolution.undefined.items()):
-        definer.define(name.decode(errors="surrogateescape"), row)
-    return definer.found
+    definer = Definer(graph, resolution, already_defined, in_process)
+    return definer.define_all()
 
 
-class _Definer:
+class Definer:
     """Turns undefined symbols into symbols that the linker defines."""
 
     def __init__(
@@ -109,17 +108,23 @@ class _Definer:
         self.set_names: set[bytes] | None = None
         self.text = 0
 
+    def define_all(self) -> LinkerSymbols:
+        """Define all undefined symbols whose names are the linker's."""
+        for row, name in list(self.resolution.undefined.items()):
+            self.define(self.graph.c_name(name), row)
+        return self.found
+
     def define(self, name: str, row: int) -> None:
-        """Define one symbol, if its name is one of the linker's."""
+        """Define one symbol, if its C name is one of the linker's."""
         if name in LATE_NAMES:
             self.found.late[name] = row
-            self._set_definition(row, Definition.ABSOLUTE)
+            self.set_definition(row, Definition.ABSOLUTE)
         elif name == DSO_HANDLE:
             self._define_handle(row)
         elif name.startswith((START, STOP)):
             self._define_bound(name, row)
         elif name in self.target.support:
-            self._define_routine(name, self.target.support[name], row)
+            self.define_routine(name, self.target.support[name], row)
 
     def _define_handle(self, row: int) -> None:
         """Make the handle: a pointer to itself, as compilers' start files have it."""
@@ -130,7 +135,7 @@ class _Definer:
         pointer = self.target.kinds[self.target.kind_number(self.target.pointer)]
         block = graph.add_block(section, bytes(pointer.field.size), alignment=pointer.field.size)
         graph.add_edge(block, 0, self.target.pointer, row)
-        self._set_definition(row, Definition.DEFINED, block)
+        self.set_definition(row, Definition.DEFINED, block)
 
     def _define_bound(self, name: str, row: int) -> None:
         """Define __start_NAME or __stop_NAME, if there are sections of that name."""
@@ -142,31 +147,34 @@ class _Definer:
         set_name = name.removeprefix(side).encode(errors="surrogateescape")
         if set_name in self.set_names:
             self.found.bounds[row] = (side, set_name)
-            self._set_definition(row, Definition.ABSOLUTE)
+            self.set_definition(row, Definition.ABSOLUTE)
 
-    def _define_routine(self, name: str, routine: Routine, row: int) -> None:
+    def define_routine(self, name: str, routine: Routine, row: int) -> None:
         """Add a function that the process cannot give, with what it refers to."""
         if not routine.always and self.in_process(name):
+            return
+        if routine.requires and not self.in_process(routine.requires):
             return
         graph = self.graph
         self.text = self.text or graph.add_section(".text", Protection.READ | Protection.EXECUTE)
         block = graph.add_block(self.text, routine.content)
-        self._set_definition(row, Definition.DEFINED, block)
+        self.set_definition(row, Definition.DEFINED, block)
         graph.symbols.kind[row] = SymbolKind.FUNCTION
         for offset, kind, target_name, addend in routine.edges:
-            graph.add_edge(block, offset, kind, self._reference(target_name), addend)
+            graph.add_edge(block, offset, kind, self.reference(target_name), addend)
 
-    def _reference(self, name: str) -> int:
-        """Find the symbol that a name stands for, or refer to it anew."""
-        known = self.resolution.symbol(name.encode())
+    def reference(self, name: str) -> int:
+        """Find the symbol that a C name stands for, or refer to it anew."""
+        raw = self.graph.raw_name(name)
+        known = self.resolution.symbol(raw)
         if known:
             return known
-        row = self.graph.add_symbol(name)
-        self.resolution.add_reference(name.encode(), row)
+        row = self.graph.add_symbol(raw.decode(errors="surrogateescape"))
+        self.resolution.add_reference(raw, row)
         self.define(name, row)
         return row
 
-    def _set_definition(self, row: int, definition: Definition, block: int = 0) -> None:
+    def set_definition(self, row: int, definition: Definition, block: int = 0) -> None:
         """Define a symbol, for this dylib alone: every dylib has bounds and a handle of its own."""
         symbols = self.graph.symbols
         symbols.definition[row] = definition
@@ -180,6 +188,8 @@ def _late_address(name: str, layout: Layout, graph: LinkGraph, base: int, got: i
     """The address of a symbol that stands for a place of the image."""
     if name == GLOBAL_OFFSET_TABLE:
         return got
+    if name == IMAGE_BASE:
+        return graph.image_base
     if name in IMAGE_STARTS:
         return base
     if name in IMAGE_ENDS:

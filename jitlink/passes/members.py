@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 
 from jitlink.arches.architecture import Architecture
 from jitlink.graph import Definition, Linkage, LinkGraph, Scope
+from jitlink.graph.naming import to_c_name
 
 if TYPE_CHECKING:
     from jitlink.inputs import Inputs, Member
+
+IMP = b"__imp_"
 
 
 def take_members(
@@ -30,8 +33,8 @@ def take_members(
 ) -> list[LinkGraph]:
     """Take the members that wanted names and the undefined symbols of given graphs ask for.
 
-    defined: names that need no member. everything: read debug sections as well. Returns the graphs of
-    the members, one for each source and round.
+    wanted, defined: C names; defined are those that need no member. everything: read debug sections
+    as well. Returns the graphs of the members, one for each source and round.
     """
     taken: list[LinkGraph] = []
     asked = dict.fromkeys(wanted)
@@ -75,10 +78,17 @@ def _round(inputs: Inputs, names: Sequence[bytes], target: Architecture, everyth
 
 
 def global_names(graph: LinkGraph) -> tuple[set[bytes], list[bytes]]:
-    """The names that a graph defines, and those that it strongly refers to without defining them."""
+    """The C names that a graph defines, and those that it strongly refers to without defining them."""
     symbols = graph.symbols
     visible = symbols.scope != Scope.LOCAL
     undefined = symbols.definition == Definition.UNDEFINED
     defined_rows = (visible & ~undefined).nonzero()[0]
     refers_rows = (visible & undefined & (symbols.linkage != Linkage.WEAK)).nonzero()[0]
-    return set(graph.names_at(symbols.name[defined_rows])), graph.names_at(symbols.name[refers_rows])
+    defines, refers = graph.names_at(symbols.name[defined_rows]), graph.names_at(symbols.name[refers_rows])
+    prefix = graph.symbol_prefix
+    if graph.format == "coff":
+        # The pointer that a name with this prefix means is made by the linker, where no import library has it.
+        refers += [name.removeprefix(IMP) for name in refers if name.startswith(IMP)]
+    if not prefix:
+        return set(defines), refers
+    return {to_c_name(name, prefix) for name in defines}, [to_c_name(name, prefix) for name in refers]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jitlink.arches.architecture import Architecture, Near
-from jitlink.columns import Rows, distinct
+from jitlink.columns import Rows, as_address, distinct
 from jitlink.errors import LinkFailure
 from jitlink.formulas import Through
 from jitlink.graph import Definition, LinkGraph, SymbolKind
@@ -55,7 +55,7 @@ def find_needs(graph: LinkGraph) -> Needs:
     assert isinstance(target, Architecture)
     live = blocks.live.nonzero()[0]
     alignment = blocks.alignment[live]
-    padded = blocks.size[live] + alignment
+    padded = blocks.size[live] + alignment + blocks.alignment_offset[live]
     # Added up as float64 first: sizes of 64 bits could go round.
     if np.add.reduce(padded, dtype=np.float64) > LARGEST_IMAGE:
         raise LinkFailure(f"its sections have more than {LARGEST_IMAGE:#x} bytes together, which fit no address space")
@@ -75,7 +75,11 @@ def find_needs(graph: LinkGraph) -> Needs:
         needs.preferred = int(graph.symbols.offset[external.argmax()])
     _find_ceiling(graph, target, needs, of_kind)
     if needs.preferred and not needs.ceiling:
-        _find_required(graph, target, needs, external)
+        _find_required(graph, target, needs, external, of_kind)
+    if target.veneers:
+        room = _room_for_veneers(target, needs, of_kind)
+        needs.size += room
+        needs.near_size += room
     return needs
 
 
@@ -93,10 +97,26 @@ def _find_ceiling(graph: LinkGraph, target: Architecture, needs: Needs, of_kind:
             needs.ceiling = min(needs.ceiling or limit, limit)
 
 
-def _find_required(graph: LinkGraph, target: Architecture, needs: Needs, external: npt.NDArray[np.bool_]) -> None:
+def _room_for_veneers(target: Architecture, needs: Needs, of_kind: Rows) -> int:
+    """Bytes for the veneers of branches that may not reach all of the image, with some made more than once.
+
+    The padding that islands of them need is there: each block is counted with its whole alignment.
+    """
+    branches = 0
+    for name in target.veneers:
+        if needs.near_size >= target.reaches[name]:
+            branches += int(of_kind[target.kind_number(name)])
+    return 2 * SLOT_AND_STUB * branches
+
+
+def _find_required(
+    graph: LinkGraph, target: Architecture, needs: Needs, external: npt.NDArray[np.bool_], of_kind: Rows
+) -> None:
     """Look for 32-bit distances to data outside; a branch can go through a stub instead."""
     edges = graph.edges
     for name in target.pc_relative:
+        if not of_kind[target.kind_number(name)]:
+            continue
         rows = _live_edges_of(graph, name)
         rows = rows[external[edges.target[rows]]]
         if len(rows):
@@ -130,3 +150,25 @@ def near_symbols(graph: LinkGraph, base: int, needs: Needs, linker_defined: Rows
     near[linker_defined] = compact
     near[0] = True
     return near
+
+
+def far_edges(graph: LinkGraph, base: int, needs: Needs, near: Near) -> Near:
+    """Find the edges of live blocks whose target may be out of their reach: bool[edges].
+
+    near: bool[symbols], as near_symbols finds them. A kind that spans less than the usual (see
+    Architecture.reaches) may not reach what is near otherwise. Inside of the image that is not decided
+    here but once the layout is known (see jitlink.passes.veneers).
+    """
+    target, edges, symbols = graph.target, graph.edges, graph.symbols
+    assert isinstance(target, Architecture)
+    far: Near = (~near)[edges.target] & graph.blocks.live[edges.block]
+    if not target.reaches:
+        return far
+    reach = target.reach_of_kind[edges.kind]
+    address = symbols.offset[edges.target]
+    rows = ((reach > 0) & (symbols.block[edges.target] == 0) & (address > 0)).nonzero()[0]
+    # Both ends of the image must reach it, addresses being modulo 2**64 as distances are.
+    reach, distance = reach[rows], address[rows] - np.uint64(base)
+    outside = distance - as_address(needs.near_size - reach) >= as_address(np.maximum(2 * reach - needs.near_size, 0))
+    far[rows[outside]] = graph.blocks.live[edges.block[rows[outside]]]
+    return far

@@ -3,7 +3,7 @@
 Within a batch of inputs, a name means the same thing everywhere. Of its definitions a strong one wins,
 then a common symbol, then a weak one (gABI, Symbol Table: "the link editor honors the common definition
 and ignores the weak ones"), among equals the first. Two strong definitions are an error. Before that,
-of all COMDAT groups with one signature the first is kept, and what the others define is forgotten.
+of all COMDAT groups with one signature one is kept (jitlink.passes.comdat).
 
 Local symbols take no part: their edges already point at the right row.
 """
@@ -15,19 +15,20 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from jitlink.columns import Rows, lowest_by, rows_by
+from jitlink.columns import NO_ROWS, Rows, lowest_by, rows_by
 from jitlink.errors import DuplicateDefinitions, Place
-from jitlink.graph import NO_NAME, Definition, LinkGraph, Scope, SymbolKind
+from jitlink.graph import NO_NAME, Definition, LinkGraph, Purpose, Scope, SymbolKind
+from jitlink.passes.comdat import drop_losing_groups
 from jitlink.protection import Protection
 
 STRONG, COMMON, WEAK, NOT_DEFINED = range(4)
 """How good a definition is; the lowest wins."""
-RANK_OF_DEFINITION = np.array([NOT_DEFINED, STRONG, STRONG, COMMON, NOT_DEFINED])
+RANK_OF_DEFINITION = np.array([NOT_DEFINED, STRONG, STRONG, COMMON, NOT_DEFINED, STRONG])
 """By Definition, for symbols that are not weak."""
 RANK_SHIFT = 40
 ROW_MASK = (1 << RANK_SHIFT) - 1
 
-UNDEFINED, DEFINED, ABSOLUTE, IS_COMMON, EXTERNAL = map(int, Definition)
+UNDEFINED, DEFINED, ABSOLUTE, IS_COMMON, EXTERNAL = map(int, tuple(Definition)[:5])
 HIDDEN, LOCAL = int(Scope.HIDDEN), int(Scope.LOCAL)
 
 
@@ -41,6 +42,7 @@ class Resolution:
         hidden: bool[names], whether some input keeps the name inside the dylib.
         undefined: the name of each winner that nobody defines, by its symbol.
         weak: those of undefined that only weak references ask for.
+        second_names: numbers of the names that mean what another name means (see jitlink.passes.aliases).
     """
 
     number_of: dict[bytes, int]
@@ -48,6 +50,7 @@ class Resolution:
     hidden: npt.NDArray[np.bool_]
     undefined: dict[int, bytes] = field(default_factory=dict)
     weak: set[int] = field(default_factory=set)
+    second_names: Rows = field(default_factory=lambda: NO_ROWS)
 
     def symbol(self, name: bytes) -> int:
         """The symbol that a name stands for, or 0."""
@@ -78,53 +81,6 @@ def resolve(graph: LinkGraph) -> Resolution:
     if len(graph.groups) > 1:
         drop_losing_groups(graph, rows, number)
     return _choose(graph, rows, number, names, number_of)
-
-
-def drop_losing_groups(graph: LinkGraph, rows: Rows, number: Rows) -> None:
-    """Of the COMDAT groups with one signature keep the first, and forget what the others define.
-
-    rows: int64[n], the global symbols; number: int64[n], the number of the name of each.
-    """
-    groups, blocks, symbols = graph.groups, graph.blocks, graph.symbols
-    signature = _group_names(graph, rows, number)
-    comdat = groups.comdat.nonzero()[0]
-    first = lowest_by(signature[comdat], comdat, int(signature.max()) + 1, len(groups))
-    lost = np.zeros(len(groups), np.bool_)
-    lost[comdat] = first[signature[comdat]] != comdat
-    dropped = lost[blocks.group]
-    if not np.count_nonzero(dropped):
-        return
-    blocks.live &= ~dropped
-    symbols.definition[dropped[symbols.block]] = UNDEFINED
-
-
-def _group_names(graph: LinkGraph, rows: Rows, number: Rows) -> Rows:
-    """Number the names of the groups' signatures, equal names alike: int64[groups].
-
-    A signature is usually a global symbol, whose name has a number; a local one's name gets a new one.
-    """
-    number_of_symbol = np.full(len(graph.symbols), -1, np.int64)
-    number_of_symbol[rows] = number
-    signature: Rows = number_of_symbol[graph.groups.signature]
-    local = (signature < 0).nonzero()[0]
-    if len(local):
-        names = graph.names_at(graph.symbols.name[graph.groups.signature[local]])
-        known: dict[bytes, int] = {}
-        fresh = np.fromiter(map(known.setdefault, names, range(len(names))), np.int64, len(names))
-        signature[local] = fresh + len(number)
-        _merge_with_globals(graph, rows, number, local, names, signature)
-    return signature
-
-
-def _merge_with_globals(
-    graph: LinkGraph, rows: Rows, number: Rows, local: Rows, names: list[bytes], signature: Rows
-) -> None:
-    """Let a local signature meet a global one of the same name: the name alone identifies a group."""
-    others = np.setdiff1d(np.arange(1, len(graph.groups)), local)
-    global_names = graph.names_at(graph.symbols.name[graph.groups.signature[others]])
-    meaning = dict(zip(global_names, signature[others].tolist(), strict=True))
-    for group, name in zip(local.tolist(), names, strict=True):
-        signature[group] = meaning.get(name, signature[group])
 
 
 def _choose(graph: LinkGraph, rows: Rows, number: Rows, names: list[bytes], number_of: dict[bytes, int]) -> Resolution:
@@ -188,7 +144,7 @@ def _refuse_duplicates(graph: LinkGraph, rows: Rows, number: Rows, rank: Rows) -
     twice = (times > 1).nonzero()[0].tolist()
     definers = sorted(sorted(rows[by_name[first[name] : first[name + 1]]].tolist()) for name in twice)
     raise DuplicateDefinitions(
-        [graph.symbols[several[0]].name for several in definers],
+        [graph.c_name(graph.raw_name_at(int(graph.symbols.name[several[0]]))) for several in definers],
         [[_definition_place(graph, row) for row in several] for several in definers],
     )
 
@@ -207,7 +163,17 @@ def place_commons(graph: LinkGraph, resolution: Resolution) -> None:
         return
     won = resolution.winner[list(resolution.number_of.values())]
     rows = rows[np.isin(rows, won) | (symbols.scope[rows] == LOCAL)]
+    thread_local = symbols.kind[rows] == SymbolKind.TLS
     section = graph.add_section("COMMON", Protection.READ | Protection.WRITE)
+    _place_commons_in(graph, section, rows[~thread_local], SymbolKind.OBJECT)
+    if thread_local.any():
+        section = graph.add_section(".tcommon", Protection.READ | Protection.WRITE, purpose=Purpose.TLS)
+        _place_commons_in(graph, section, rows[thread_local], SymbolKind.TLS)
+
+
+def _place_commons_in(graph: LinkGraph, section: int, rows: Rows, kind: SymbolKind) -> None:
+    """Give each common symbol at rows a block in a section."""
+    symbols = graph.symbols
     blocks = graph.blocks.append(
         len(rows),
         section=section,
@@ -219,4 +185,4 @@ def place_commons(graph: LinkGraph, resolution: Resolution) -> None:
     symbols.block[rows] = blocks
     symbols.offset[rows] = 0
     symbols.definition[rows] = DEFINED
-    symbols.kind[rows] = SymbolKind.OBJECT
+    symbols.kind[rows] = kind

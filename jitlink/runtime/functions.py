@@ -7,6 +7,7 @@ it then reaches to the next name, or to the end of its block.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,12 @@ import numpy.typing as npt
 
 from jitlink.columns import Rows
 from jitlink.graph import Definition, LinkGraph, SymbolKind
+from jitlink.graph.naming import to_c_name
 from jitlink.protection import Protection
 
 EXECUTE = int(Protection.EXECUTE)
+MAPPING_SYMBOL = re.compile(rb"\$(x|d|xrv\w+)(\.|\Z)")
+"""Marks where code or data starts (AAELF64 and RISC-V psABI, Mapping symbols), and names nothing."""
 NOT_PLACES = (int(SymbolKind.SECTION), int(SymbolKind.FILE), int(SymbolKind.TLS))
 
 
@@ -48,10 +52,10 @@ def named_places(graph: LinkGraph, *, code: bool) -> NamedPlaces:
     wanted &= ~np.isin(symbols.kind, NOT_PLACES)
     wanted &= ((sections.protection[blocks.section[block]] & EXECUTE) > 0) == code
     rows = wanted.nonzero()[0]
-    names = graph.names_at(symbols.name[rows])
-    named = np.array([bool(name) for name in names], np.bool_)
+    names = [to_c_name(name, graph.symbol_prefix) for name in graph.names_at(symbols.name[rows])]
+    named = np.array([bool(name) and not MAPPING_SYMBOL.match(name) for name in names], np.bool_)
     rows = rows[named]
-    names = [name for name in names if name]
+    names = [name for name, is_named in zip(names, named.tolist(), strict=True) if is_named]
     address = symbols.addresses()[rows]
     # Of the names of one place: a function before a label, the one with a size, the one that all can see.
     order = np.lexsort((symbols.scope[rows], symbols.size[rows] == 0, symbols.kind[rows] == 0, address))

@@ -57,6 +57,19 @@ class Names:
                 return Location(name, address - int(places.address[row]), input, *(source or ()))
         return None
 
+    def input_of(self, address: int) -> tuple[LinkGraph, int] | None:
+        """The graph, and the number of the input in it, that defines what is at an address of the link."""
+        if self.base <= address < self.base + self.size:
+            for places in (self._functions, self._variables):
+                row = places.find(address)
+                if row is not None:
+                    return self._graph, int(places.input[row])
+        return None
+
+    def inputs(self) -> list[tuple[LinkGraph, int]]:
+        """All inputs of the link: the graph, and the number of each in it."""
+        return [(self._graph, number) for number in range(1, len(self._graph.inputs))]
+
     @cached_property
     def _functions(self) -> NamedPlaces:
         return self._places(code=True)

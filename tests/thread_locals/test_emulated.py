@@ -28,7 +28,7 @@ ELF = [
     (f"{machine}-linux-gnu", f"-ftls-model={model}") for machine in ("x86_64", "aarch64", "riscv64") for model in MODELS
 ]
 ELF += [("riscv64-linux-gnu", f"-mtls-dialect={dialect}") for dialect in ("trad", "desc")]
-VARIANTS = [(target, "-O2", "-fPIC", flag) for target, flag in ELF]
+VARIANTS: list[tuple[str, ...]] = [(target, "-O2", "-fPIC", flag) for target, flag in ELF]
 VARIANTS += [(f"{machine}-macos", level) for machine in ("x86_64", "aarch64") for level in ("-O0", "-O2")]
 
 

@@ -21,7 +21,7 @@ from tests.thread_locals.programs import (
 
 pytestmark = NATIVE
 
-VARIANTS = [("zig", "-O2"), ("zig", "-O0")]
+VARIANTS: list[tuple[str, ...]] = [("zig", "-O2"), ("zig", "-O0")]
 VARIANTS += [(compiler, "-O2", "-fPIC", f"-ftls-model={model}") for compiler in ("gcc", "clang") for model in MODELS]
 VARIANTS += [(compiler, "-O2", "-fno-pic") for compiler in ("gcc", "clang")]
 VARIANTS += [

@@ -163,7 +163,7 @@ def test_initial_values_cannot_be_changed_after_fixups() -> None:
     def change(graph: LinkGraph) -> None:
         symbol = graph.symbols["counter"]
         assert symbol.block is not None
-        struct.pack_into("<i", symbol.block.working, symbol.offset, 1000)
+        struct.pack_into("<i", symbol.block.working.data, symbol.offset, 1000)
 
     code = toolchain.zig_cc(COUNTERS, "-O2")
     with jitlink.Session() as session:

@@ -149,6 +149,7 @@ def linked_by_lld(code: bytes, directory: Path) -> bytes:
     command = [*toolchain.zig("ld.lld"), "-static", "--no-relax", "--unresolved-symbols=ignore-all"]
     subprocess.run([*command, "-o", "program", "code.o"], cwd=directory, check=True, capture_output=True)
     section = ELFFile(BytesIO((directory / "program").read_bytes())).get_section_by_name(".text")
+    assert section is not None
     content: bytes = section.data()
     return content
 

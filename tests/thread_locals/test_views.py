@@ -21,7 +21,7 @@ def offsets_in_debug_information(graph: LinkGraph, sections: dict[str, bytes]) -
     """What the debug information has in the place of each thread-local's offset, by the relocations there."""
     found = []
     for edge in graph.edges:
-        if "DTPOFF" in edge.kind and edge.block is not None and edge.block.section.name == ".debug_info":
+        if "DTPOFF" in edge.kind and edge.block.section.name == ".debug_info":
             size = 8 if edge.kind.endswith("64") else 4
             found.append(int.from_bytes(sections[".debug_info"][edge.offset : edge.offset + size], "little"))
     return found

@@ -17,7 +17,7 @@ from jitlink.inspect.explain.places import Places
 from jitlink.inspect.instructions import instructions
 from jitlink.inspect.stages import Snapshot, Watched
 from jitlink.inspect.text import Paper
-from jitlink.inspect.words import LETTER_WORDS, THROUGH_WORDS, Demangler, signed_hex
+from jitlink.inspect.words import LETTER_WORDS, THROUGH_WORDS, Demangler, signed_hex, with_letters
 
 PLACE = re.compile(r"(?P<section>.+?)\+(?P<offset>0[xX][0-9a-fA-F]+|\d+)")
 RELAXATION_SHIFT = 2
@@ -70,9 +70,7 @@ class Relocation:
             (letter, f"{value:#x}  ({LETTER_WORDS.get(letter, letter)})") for letter, value in self.letters.items()
         ]
         if self.value is not None:
-            numbers = " ".join(
-                f"{self.letters[part]:#x}" if part in self.letters else part for part in self.formula.split(" ")
-            )
+            numbers = with_letters(self.formula, {name: f"{value:#x}" for name, value in self.letters.items()})
             rows.append(("result", f"{numbers} = {self.value:#x}{'' if self.fits else ', which does not fit'}"))
         rows += [("then", step) for step in self.steps]
         if self.before or self.after:

@@ -12,6 +12,12 @@ from pathlib import Path
 HERE = Path(__file__).parent
 TARGETS = {
     "x86_64-linux": "x86_64-linux-gnu",
+    "aarch64-linux": "aarch64-linux-gnu",
+    "riscv64-linux": "riscv64-linux-gnu",
+    "x86_64-macos": "x86_64-macos",
+    "aarch64-macos": "aarch64-macos",
+    "x86_64-windows": "x86_64-windows-gnu",
+    "aarch64-windows": "aarch64-windows-gnu",
     "bpf": "bpfel-freestanding-none",
 }
 """The objects by name, and the target that zig compiles each for."""

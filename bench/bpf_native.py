@@ -1,0 +1,172 @@
+"""What bench/bpf.py measures of native code: programs beside their native form, compiling, and empty runs."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jitlink import bpf
+from jitlink.bpf.instructions import decode, encode
+from jitlink.bpf.jit.compiler import Plan
+from jitlink.bpf.jit.hosts import host_shapes
+from jitlink.bpf.jit.machine import NativeMachine
+from jitlink.bpf.machine import Code
+
+SOURCE = Path(__file__).with_name("bpf_programs.c")
+PROGRAMS = ("primes", "copy", "hashes", "matrix", "tokens", "calls", "divisions", "packets")
+BUFFER = 1 << 16
+PACKET = 128
+UNLIMITED = 1 << 60
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "jit, trusted, no meter": {"tier": "jit", "sandbox": False, "meter": False},
+    "jit, trusted": {"tier": "jit", "sandbox": False},
+    "jit, sandboxed": {"tier": "jit"},
+    "jit, hardened": {"tier": "jit", "hardened": True, "seed": 1},
+}
+COMPILED = (20, 200, 2_000, 20_000, 60_000)
+CALLS_IN_A_ROW = 1_000
+
+
+def quickest(action: Callable[[], object], runs: int) -> float:
+    """The shortest of the seconds that an action takes: what disturbs it only makes it longer."""
+    samples = []
+    for _ in range(runs):
+        start = perf_counter()
+        action()
+        samples.append(perf_counter() - start)
+    return min(samples)
+
+
+def compiler() -> list[str]:
+    """A C compiler: clang, or zig's."""
+    return ["clang"] if shutil.which("clang") else [sys.executable, "-m", "ziglang", "cc"]
+
+
+def build(directory: Path) -> tuple[ctypes.CDLL, bytes]:
+    """Compile the programs natively and for BPF, both with -O2."""
+    library, machine_code = directory / "programs.so", directory / "programs.o"
+    c = compiler()
+    target = ["-target", "bpf"] if c == ["clang"] else ["-target", "bpfel-freestanding", "-fno-sanitize=undefined"]
+    subprocess.run([*c, "-O2", "-fPIC", "-shared", "-o", str(library), str(SOURCE)], check=True)
+    subprocess.run([*c, *target, "-mcpu=v3", "-O2", "-c", "-o", str(machine_code), str(SOURCE)], check=True)
+    return ctypes.CDLL(str(library)), machine_code.read_bytes()
+
+
+def data() -> bytes:
+    """Text with the headers of a packet every PACKET bytes, always the same."""
+    chooser = random.Random(1)
+    made = bytearray(chooser.choices(b"abc 123,.\n XYZ", k=BUFFER))
+    for at in range(0, BUFFER, PACKET):
+        made[at + 12 : at + 15] = b"\x08\x00\x45"
+        made[at + 23] = chooser.choice((1, 6, 17))
+    return bytes(made)
+
+
+def print_programs(console: Console, runs: int) -> None:
+    """Print how long each program takes in each configuration, over its native time."""
+    table = Table("program", "native, us", *CONFIGURATIONS)
+    content = data()
+    with tempfile.TemporaryDirectory() as directory:
+        library, machine_code = build(Path(directory))
+    loaded = {name: bpf.load_object(machine_code, **options) for name, options in CONFIGURATIONS.items()}
+    ratios: dict[str, list[float]] = {name: [] for name in CONFIGURATIONS}
+    for program in PROGRAMS:
+        function = getattr(library, program)
+        function.restype, function.argtypes = ctypes.c_uint64, (ctypes.c_void_p, ctypes.c_uint64)
+        memory = np.frombuffer(bytearray(content), np.uint8)
+        address = memory.ctypes.data
+        expected = function(address, BUFFER)
+        native = quickest(lambda function=function, address=address: function(address, BUFFER), runs)  # type: ignore[misc]
+        cells = []
+        for name, object in loaded.items():
+            seconds = _in_bpf(object, program, content, expected, runs)
+            ratios[name].append(seconds / native)
+            cells.append(f"{seconds / native:.2f}")
+        table.add_row(program, f"{native * 1e6:.1f}", *cells)
+    means = [math.exp(sum(map(math.log, each)) / len(each)) for each in ratios.values()]
+    table.add_row("geometric mean", "", *(f"{mean:.2f}" for mean in means))
+    console.print(table)
+
+
+def _in_bpf(object: bpf.BpfObject, program: str, content: bytes, expected: int, runs: int) -> float:
+    """The seconds that a program takes in BPF, on a buffer of its own, after a look at its result."""
+    machine, code = object.machine, object[program].code
+    region = machine.regions.allocate(BUFFER, "buffer")
+    region.data[:] = content
+    result = machine.run(code, region.address, BUFFER, budget=UNLIMITED)
+    assert result == expected, f"{program} gives {result}, and natively {expected}"
+    seconds = quickest(lambda: machine.run(code, region.address, BUFFER, budget=UNLIMITED), runs)
+    machine.regions.remove(region)
+    return seconds
+
+
+def straight_code(slots: int) -> bytes:
+    """A program of so many slots without loops: arithmetic, accesses, short branches."""
+    chooser = random.Random(2)
+    made: list[tuple[int, int, int, int, int]] = []
+    arithmetic = (0x07, 0x0F, 0xA7, 0xBF, 0x67, 0x27, 0x57, 0x04, 0x0C)
+    while len(made) < slots - 8:
+        dst, src, number = chooser.randrange(2, 9), chooser.randrange(9), chooser.randrange(1, 60)
+        match chooser.choices(range(5), (50, 15, 10, 10, 15))[0]:
+            case 0:
+                made.append((chooser.choice(arithmetic), dst, src, 0, number))
+            case 1:
+                made.append((0x79, dst, 1, number, 0))
+            case 2:
+                made.append((0x7B, 10, src, -8 * number, 0))
+            case 3:
+                made.append((0x15, dst, 0, 5, number))
+            case _:
+                made.append((0xB7, dst, 0, 0, number * 1000))
+    # The last branches lead in here.
+    made += [(0xB7, 0, 0, 0, 0)] * (slots - 1 - len(made))
+    return encode([*made, (0x95, 0, 0, 0, 0)])
+
+
+def print_compiling(console: Console, runs: int) -> None:
+    """Print how long it takes from the bytes of a program to code that can be called."""
+    table = Table("instructions", "sandboxed, ms", "trusted, ms", "bytes of code, sandboxed")
+    for slots in COMPILED:
+        program = straight_code(slots)
+        cells, size = [], 0
+        for sandbox in (True, False):
+            machine = NativeMachine(host_shapes(), Plan(sandbox=sandbox))
+            seconds = quickest(lambda machine=machine: machine.prepare(Code(decode(program))), 5 * runs)  # type: ignore[misc] # noqa: B023
+            cells.append(f"{1e3 * seconds:.2f}")
+            if sandbox:
+                code = Code(decode(program))
+                machine.prepare(code)
+                size = sum(len(image.code.code) for image in code.made[machine].images.values())
+        table.add_row(f"{slots:,}", *cells, f"{size:,}")
+    console.print(table)
+
+
+def print_runs(console: Console, runs: int) -> None:
+    """Print how long a run of an empty program takes from Python."""
+    table = Table("an empty program", "us")
+    plain = bpf.load(bpf.assemble("r0 = 0\nexit"), tier="jit")
+    packet = bpf.load(bpf.assemble("r0 = 0\nexit"), tier="jit", context="xdp")
+    content = bytes(64)
+    actions: dict[str, Callable[[], object]] = {
+        "program.run()": plain.run,
+        "program.run(64 bytes)": lambda: plain.run(content),
+        "program.call()": plain.call,
+        "program.run(packet of 64 bytes) as XDP": lambda: packet.run(content),
+    }
+    for name, action in actions.items():
+        seconds = quickest(lambda action=action: [action() for _ in range(CALLS_IN_A_ROW)], runs)  # type: ignore[misc]
+        table.add_row(name, f"{1e6 * seconds / CALLS_IN_A_ROW:.2f}")
+    console.print(table)

@@ -1,0 +1,144 @@
+/* The programs that bench/bpf.py runs natively and as BPF: one function each, over a buffer.
+
+   Every function is called with the address and the size of the buffer (65,536 bytes) and returns a
+   checksum, so that all ways of running it can be compared. They are compiled from this one source. */
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#ifdef __bpf__
+#define PROGRAM(name) __attribute__((section("prog/" #name), used)) u64 name(u8 *data, u64 size)
+#else
+#define PROGRAM(name) u64 name(u8 *data, u64 size)
+#endif
+#define NOINLINE __attribute__((noinline))
+
+/* 32-bit modulo. */
+PROGRAM(primes) {
+    u32 count = 0;
+    for (u32 n = 2; n < 6000; n++) {
+        u32 divisor = 2;
+        for (; divisor * divisor <= n; divisor++)
+            if (n % divisor == 0)
+                break;
+        count += divisor * divisor > n;
+    }
+    return count;
+}
+
+/* Copy the first half of the buffer to the second, and add up what was copied. */
+PROGRAM(copy) {
+    u64 *from = (u64 *)data, *to = (u64 *)(data + size / 2), sum = 0;
+    for (u64 round = 0; round < 8; round++)
+        for (u64 i = 0; i < size / 16; i++) {
+            to[i] = from[i] + round;
+            sum += to[i];
+        }
+    return sum;
+}
+
+static NOINLINE u32 jhash(const u8 *key, u32 length) {
+    u32 a = 0xdeadbeef + length, b = a, c = a;
+    for (; length >= 12; length -= 12, key += 12) {
+        a += *(const u32 *)key;
+        b += *(const u32 *)(key + 4);
+        c += *(const u32 *)(key + 8);
+        a -= c; a ^= c << 4 | c >> 28; c += b;
+        b -= a; b ^= a << 6 | a >> 26; a += c;
+        c -= b; c ^= b << 8 | b >> 24; b += a;
+        a -= c; a ^= c << 16 | c >> 16; c += b;
+        b -= a; b ^= a << 19 | a >> 13; a += c;
+        c -= b; c ^= b << 4 | b >> 28; b += a;
+    }
+    return c;
+}
+
+PROGRAM(hashes) {
+    u64 fnv = 0xcbf29ce484222325;
+    for (u64 i = 0; i < size; i++)
+        fnv = (fnv ^ data[i]) * 0x100000001b3;
+    return fnv ^ jhash(data, size);
+}
+
+/* 32 x 32 matrices of 32-bit numbers, at 0, 4096 and 8192. */
+PROGRAM(matrix) {
+    u32 *a = (u32 *)data, *b = (u32 *)(data + 4096), *c = (u32 *)(data + 8192);
+    u64 sum = 0;
+    for (int i = 0; i < 32; i++)
+        for (int j = 0; j < 32; j++) {
+            u32 value = 0;
+            for (int k = 0; k < 32; k++)
+                value += a[i * 32 + k] * b[k * 32 + j];
+            c[i * 32 + j] = value;
+            sum += value;
+        }
+    return sum;
+}
+
+/* Words, numbers and the rest, byte by byte. */
+PROGRAM(tokens) {
+    u64 words = 0, numbers = 0, others = 0, state = 0;
+    for (u64 i = 0; i < size; i++) {
+        u8 byte = data[i];
+        if ((byte | 32) >= 'a' && (byte | 32) <= 'z') {
+            words += state != 1;
+            state = 1;
+        } else if (byte >= '0' && byte <= '9') {
+            numbers += state == 0;
+            state = state ? state : 2;
+        } else {
+            others++;
+            state = 0;
+        }
+    }
+    return words << 40 | numbers << 20 | others;
+}
+
+#define STEP(name, next) static NOINLINE u64 name(u64 x) { return next(x * 3 + 1) ^ x; }
+static NOINLINE u64 deepest(u64 x) { return x >> 1; }
+STEP(step6, deepest)
+STEP(step5, step6)
+STEP(step4, step5)
+STEP(step3, step4)
+STEP(step2, step3)
+STEP(step1, step2)
+
+PROGRAM(calls) {
+    u64 x = size;
+    for (int i = 0; i < 5000; i++)
+        x += step1(x);
+    return x;
+}
+
+PROGRAM(divisions) {
+    u64 x = 0x123456789abcdef, sum = 0;
+    for (u64 i = 1; i < 20000; i++) {
+        sum += x / (i | 1);
+        x = x * 6364136223846793005 + 1442695040888963407 + sum % i;
+    }
+    return sum;
+}
+
+/* Ethernet, IPv4 and UDP or TCP headers of 512 packets of 128 bytes. */
+PROGRAM(packets) {
+    u64 counts = 0;
+    for (u64 round = 0; round < 8; round++)
+        for (u64 at = 0; at + 128 <= size; at += 128) {
+            u8 *packet = data + at, *end = packet + 128;
+            if (packet + 34 > end || *(u16 *)(packet + 12) != 0x0008)
+                continue;
+            u32 header = (packet[14] & 15) * 4;
+            u8 *transport = packet + 14 + header;
+            if (header < 20 || transport + 8 > end)
+                continue;
+            u16 port = *(u16 *)(transport + 2);
+            if (packet[23] == 17)
+                counts += port & 0xff;
+            else if (packet[23] == 6)
+                counts += (u64)(port >> 8) << 32;
+            counts ^= *(u32 *)(packet + 26);
+        }
+    return counts;
+}
