@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import subprocess
 import sys
 import weakref
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -423,3 +426,40 @@ def test_memory_is_read_and_written_through_the_handle():
         for use in (lambda: memory.read(0, 4), lambda: memory.write(8, b"x"), lambda: memory.free(own)):
             with pytest.raises(jitlink.EmulationFault):
                 use()
+
+
+INTERRUPTED = """
+import ctypes, os, signal, sys, threading
+import jitlink
+library = jitlink.load(sys.argv[1], target="aarch64")
+forever = library.function("forever", None)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    forever()
+except KeyboardInterrupt:
+    print("interrupted", library.function("add", ctypes.c_int, [ctypes.c_int] * 2)(1, 2))
+"""
+
+
+def test_code_that_does_not_end_can_be_interrupted(tmp_path):
+    """Ctrl-C reaches Python while emulated code runs, and the machine is sound afterwards."""
+    (tmp_path / "a.o").write_bytes(zig_cc(ADD + 'void forever(void) { for (;;) __asm__ volatile(""); }', target=ARM))
+    result = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path / "a.o")],
+        env={**os.environ, "PYTHONPATH": str(Path(jitlink.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.stdout == "interrupted 3\n", result.stderr
+
+
+def test_code_that_runs_for_long_goes_on_where_python_had_its_turn():
+    """A loop of a second gives the right sum although the CPU was stopped in between."""
+    source = 'long spin(long n) { long s = 0; while (n--) { __asm__ volatile("" : "+r"(s)); s += n; } return s; }'
+    for platform in MACHINES:
+        with emulated(source, platform, "-O1", emulate=True) as library:
+            spin = library.function("spin", ctypes.c_long, [ctypes.c_long])
+            n = 100_000_000
+            assert spin(n) == n * (n - 1) // 2

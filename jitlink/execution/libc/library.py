@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 from jitlink.execution.c_types import POINTER, VOID
 from jitlink.execution.calls import Value, call
-from jitlink.execution.libc import characters, compiler, mathematics, memory, numbers, output, process, strings
+from jitlink.execution.libc import (
+    characters,
+    compiler,
+    cplusplus,
+    mathematics,
+    memory,
+    numbers,
+    output,
+    process,
+    strings,
+)
 from jitlink.execution.libc.atomics import atomic_function
 from jitlink.execution.libc.provided import FUNCTIONS
 from jitlink.execution.options import Emulation, Output
@@ -17,7 +27,7 @@ from jitlink.execution.options import Emulation, Output
 if TYPE_CHECKING:
     from jitlink.execution.emulator import EmulatedHome
 
-PARTS = (characters, compiler, mathematics, memory, numbers, output, process, strings)
+PARTS = (characters, compiler, cplusplus, mathematics, memory, numbers, output, process, strings)
 """Each adds its functions to FUNCTIONS when it is loaded."""
 POINTER_SIZE = 8
 STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2, "__stdinp": 0, "__stdoutp": 1, "__stderrp": 2}
@@ -25,6 +35,7 @@ STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2, "__stdinp": 0, "__stdoutp": 1, 
 GUARD = 0x0A0D_00FF_5AA5_C300
 """What the stack protector compares: it has a NUL in it, so that no string copies over it."""
 VARIABLES = {"__stack_chk_guard": GUARD, "environ": 0, "_environ": 0, "_fltused": 0, "__security_cookie": GUARD}
+VARIABLES |= dict.fromkeys(cplusplus.TABLES, 0)
 STREAM_SIZE = 16
 
 
@@ -65,7 +76,7 @@ class CLibrary:
     def _variable(self, name: str) -> int:
         if name not in self._variables:
             value = self.streams[STREAMS[name]] if name in STREAMS else VARIABLES[name]
-            address = self.home.memory.allocate(POINTER_SIZE)
+            address = self.home.memory.allocate(cplusplus.TABLE_SIZE)
             self.home.memory.write(address, value.to_bytes(POINTER_SIZE, "little"))
             self._variables[name] = address
         return self._variables[name]
