@@ -101,8 +101,9 @@ class Options:
     need); copy_data (names of variables outside that are copied into the image, since code reaches for
     them with 32 bits); debug (relocate the debug sections of the graph as well); relax (rewrite GOT
     loads and addresses of what is near, and make code shorter where its compiler has marked it for that, as
-    those for RISC-V do); passes (user passes by stage); trace (called with the name and the seconds of each step); crossing (tells which functions outside are
-    called by another convention than that of the code, and their types).
+    those for RISC-V do); passes (user passes by stage); trace (called with the name and the seconds of each
+    step); crossing (tells which functions outside are called by another convention than that of the code,
+    and their types).
     """
 
     exports: Sequence[str] | None = None

@@ -240,7 +240,8 @@ def test_dual_mapping_does_not_copy() -> None:
     """The file that was written is the file that is executed: same inode before and after seal."""
 
     def inodes() -> list[str]:
-        return [line.split()[4] for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:jitlink " in line]
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return [line.split()[4] for line in lines if "memfd:jitlink " in line]
 
     with reserve(PAGE, policy="dual") as reservation:
         segment = reservation.commit(0, PAGE, READ_EXECUTE)

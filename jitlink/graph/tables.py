@@ -97,7 +97,7 @@ class Symbols(GraphTable[SymbolRow]):
     input = column("int64", doc="number in LinkGraph.inputs; 0 is the linker itself")
     retained = column("bool", doc="its block is kept though nothing refers to it")
     alias = column(
-        "int64", refers="symbols", doc="whose place an ALIAS takes; what stands in for an undefined one that nobody defines"
+        "int64", refers="symbols", doc="whose place an ALIAS takes; what stands in for one that nobody defines"
     )
 
     row_view = SymbolRow

@@ -59,7 +59,8 @@ def build_got_and_stubs(
     far: bool[edges], whether the target of an edge may be out of its reach (see far_edges).
     is_function: whether a far external symbol, by its row, is a function. relax: rewrite GOT loads of
     what is near. Needs aimed edges and content in the pool; leaves edges sorted by block, all of them
-    within reach as far as GOT entries and stubs can serve. Raises LinkFailure for a GOT entry of something beside a symbol.
+    within reach as far as GOT entries and stubs can serve. Raises LinkFailure for a GOT entry of something
+    beside a symbol.
     """
     edges, symbols, target = graph.edges, graph.symbols, graph.target
     assert isinstance(target, Architecture)

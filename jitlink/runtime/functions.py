@@ -19,8 +19,11 @@ from jitlink.graph.naming import to_c_name
 from jitlink.protection import Protection
 
 EXECUTE = int(Protection.EXECUTE)
-MAPPING_SYMBOL = re.compile(rb"\$(x|d|xrv\w+)(\.|\Z)")
-"""Marks where code or data starts (AAELF64 and RISC-V psABI, Mapping symbols), and names nothing."""
+MAPPING_SYMBOL = re.compile(rb"\$(x|d|xrv\w+)(\.|\Z)|\.L")
+"""Marks where code or data starts (AAELF64 and RISC-V psABI, Mapping symbols), and names nothing.
+
+Nor does a label of the compiler's own, which assemblers keep where the linker may make code shorter.
+"""
 NOT_PLACES = (int(SymbolKind.SECTION), int(SymbolKind.FILE), int(SymbolKind.TLS))
 
 
