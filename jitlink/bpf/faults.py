@@ -28,6 +28,7 @@ class FaultKind(StrEnum):
     BAD_INSTRUCTION = "bad instruction"
     UNRESOLVED = "unresolved reference"
     NO_PACKET = "no packet"
+    DIVISION = "division"
 
 
 class BpfFault(Exception):

@@ -1,0 +1,3 @@
+"""The tiers that SBPF programs are tested on."""
+
+TIERS = ["interpreter", "llvm"]
