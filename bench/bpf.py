@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from bpf_native import print_compiling, print_programs, print_runs
+from bpf_native import print_compiling, print_many, print_programs, print_runs
 from rich.console import Console
 from rich.table import Table
 
@@ -182,6 +182,7 @@ def main() -> None:
     print_programs(console, options.runs)
     print_compiling(console, options.runs)
     print_runs(console, options.runs)
+    print_many(console, options.runs)
     print_loading(console, options.runs)
     print_speed(console, min(options.runs, 5))
 

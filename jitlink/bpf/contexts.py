@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from errno import EACCES, EINVAL
+from functools import cached_property
 from typing import Any
 
 from jitlink.bpf.btf_types import ByteOrder
@@ -140,9 +141,10 @@ class FlatContext(Context):
     def __init__(self, regions: Regions, data: bytes | bytearray | memoryview) -> None:
         self.regions = regions
         self.region = regions.allocate(len(data), "data")
+        self.region.of_run = True
         self.region.data[:] = data
 
-    @property
+    @cached_property
     def arguments(self) -> tuple[int, int]:
         """Address and length; the address of no data is 0."""
         return (self.region.address if self.region.size else 0, self.region.size)
@@ -202,6 +204,7 @@ class PacketContext(Context):
         self.packet_region.data[: len(metadata)] = metadata
         self.packet_region.data[len(metadata) :] = packet
         self.region = regions.allocate(self.size, f"context (struct {self.title})", writable=self.programs_write)
+        self.region.of_run = self.packet_region.of_run = True
         self.address = self.region.address
         self._fill(packet, values)
         self._begun = bytes(self.region.data)

@@ -48,11 +48,11 @@ Frame = tuple[Code, int, list[int], int]
 """A caller that waits: its program, where it goes on, its r6 to r10, its may_goto count."""
 
 
-class _Returned(BaseException):
+class Returned(BaseException):
     """The function that Python called has returned."""
 
 
-class _Entered(BaseException):
+class Entered(BaseException):
     """The run goes on in another program. Helpers that catch Exception must not stop this."""
 
     def __init__(self, code: Code, pc: int) -> None:
@@ -116,7 +116,7 @@ class Interpreter(Machine):
         self._tail_calls_left -= 1
         self.registers[2:6] = _CLOBBERED[:4]
         self._may_goto_left = self.may_goto_limit
-        raise _Entered(code, 0)
+        raise Entered(code, 0)
 
     def close(self) -> None:
         """Take the stack out of the memory of the program."""
@@ -134,7 +134,7 @@ class Interpreter(Machine):
         """Call the function at target, which returns to going_on_at. Returns target."""
         depth = self.depth
         if depth == CALL_DEPTH:
-            raise BpfFault(FaultKind.CALL_DEPTH, f"the call would be the function number {depth + 1} that is active")
+            raise too_deep()
         self._frames.append((self.code, going_on_at, self.registers[6:], self._may_goto_left))
         frame = self._stack_frames[depth]
         frame.size = STACK_SIZE
@@ -150,15 +150,20 @@ class Interpreter(Machine):
         code, going_on_at, self.registers[6:], self._may_goto_left = self._frames.pop()
         if going_on_at == _TO_PYTHON:
             self.code = code
-            raise _Returned
+            raise Returned
         if code is not self.code:
-            raise _Entered(code, going_on_at)
+            raise Entered(code, going_on_at)
         return going_on_at
 
     def loop_again(self) -> bool:
         """Count one round of a may_goto loop; False when it must end."""
         self._may_goto_left -= 1
         return self._may_goto_left >= 0
+
+    def out_of_budget(self) -> BpfFault:
+        """Make the fault of a run that has taken as many instructions as it may."""
+        limit = f"the program has used up its budget of {self._budget_at_start} instructions"
+        return BpfFault(FaultKind.BUDGET, limit)
 
     def _require_run(self) -> None:
         if not self.depth:
@@ -182,9 +187,9 @@ class Interpreter(Machine):
         while True:
             try:
                 self._take_steps(self._steps_of(self.code), pc)
-            except _Returned:
+            except Returned:
                 return
-            except _Entered as entered:
+            except Entered as entered:
                 self.code, pc = entered.code, entered.pc
 
     def _take_steps(self, steps: list[Step], pc: int) -> NoReturn:
@@ -199,13 +204,12 @@ class Interpreter(Machine):
                     self.pc = pc
                     hook(self)
                     pc = steps[pc](registers)
-            limit = f"the program has used up its budget of {self._budget_at_start} instructions"
-            raise BpfFault(FaultKind.BUDGET, limit)
+            raise self.out_of_budget()
         except BpfFault as fault:
             fault.locate(pc, self.code.line(pc), self.code.name)
             raise
         except Exception as error:
-            error.add_note(f"while BPF ran {_place(self.code, pc)}")
+            error.add_note(f"while BPF ran {place_text(self.code, pc)}")
             raise
 
     def _steps_of(self, code: Code) -> list[Step]:
@@ -241,6 +245,12 @@ def _make_stack(regions: Regions) -> list[Region]:
     return frames
 
 
-def _place(code: Code, pc: int) -> str:
+def too_deep() -> BpfFault:
+    """Make the fault of a call when all functions that may be active are."""
+    return BpfFault(FaultKind.CALL_DEPTH, f"the call would be the function number {CALL_DEPTH + 1} that is active")
+
+
+def place_text(code: Code, pc: int) -> str:
+    """Say where a program is, for the note on an exception that passes through it."""
     line = code.line(pc)
     return f"{code.name or 'the program'} at instruction {pc}{f' ({line})' if line else ''}"

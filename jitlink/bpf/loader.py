@@ -22,10 +22,10 @@ import numpy as np
 from jitlink.arches import architecture
 from jitlink.bpf import btf as btf_reader
 from jitlink.bpf.btf_types import Btf
+from jitlink.bpf.contexts import Context, FlatContext
 from jitlink.bpf.externs import World, define_externs, find_externs
 from jitlink.bpf.helpers import HelperTable, Host, number_of
 from jitlink.bpf.instructions import SLOT, ByteOrder
-from jitlink.bpf.interpreter import Interpreter
 from jitlink.bpf.isa import FORMS, Family
 from jitlink.bpf.linking import LinkedMap, LinkedObject, link, section_name
 from jitlink.bpf.machine import Machine
@@ -34,7 +34,7 @@ from jitlink.bpf.program import Program
 from jitlink.bpf.program_code import ProgramCode, link_program
 from jitlink.bpf.regions import Regions
 from jitlink.bpf.sections import ContextKind, program_type
-from jitlink.bpf.tiers import Tier, tier_named
+from jitlink.bpf.tiers import Tier, TierOptions, tier_named
 from jitlink.bpf.translation import EXPLAINED
 from jitlink.bpf.variables import Globals, data_blocks, load_data, relocate_data
 from jitlink.errors import LinkFailure, MalformedInput, UnsupportedInput, UsageError
@@ -61,8 +61,8 @@ class BpfObject(Mapping[str, Program]):
         self,
         linked: LinkedObject,
         *,
-        tier: str = "interpreter",
-        sandbox: bool = True,
+        tier: str | None = None,
+        options: TierOptions | None = None,
         helpers: Functions | None = None,
         kfuncs: Mapping[str, Callable[..., Any]] | None = None,
         kconfig: Mapping[str, Any] | None = None,
@@ -76,15 +76,16 @@ class BpfObject(Mapping[str, Program]):
         """Load linked objects; the keywords are those of jitlink.bpf.load."""
         self.linked = linked
         self.license, self.version = linked.license, linked.version
-        self.verify, self.kernel_rules, self.sandbox = verify, kernel_rules, sandbox
+        self.verify, self.kernel_rules = verify, kernel_rules
         self.closed = False
+        self._spare: FlatContext | None = None
         self.context = None if context is None else _context_named(context)
         self.regions = Regions()
         self.maps = Maps(self.regions, cpus)
         self.host = Host(self.maps)
         self.helpers = HelperTable(self.host)
-        self.machine = Interpreter(regions=self.regions, helpers=self.helpers.by_number)
-        self.tier: Tier = tier_named(tier, self.machine)
+        self.tier: Tier = tier_named(tier, options or TierOptions(), self.maps, self.helpers.by_number)
+        self.machine = self.tier.machine
         self.globals = Globals([])
         self._world = World(kconfig or {}, ksyms or {}, assume=assume_externs)
         self._programs: dict[str, Program] = {}
@@ -182,14 +183,24 @@ class BpfObject(Mapping[str, Program]):
         if name in self._programs:
             return self._programs[name]
         type = program_type(section)
-        made = link_program(self.linked, row, self._world, self._helper_by_name)
-        self._require_helpers(made)
+        made = self.link_function(self.linked, row)
         program = Program(self, name, section, type, self.context or type.context, made)
-        if self.verify:
-            kernel_rules = type.known if self.kernel_rules is None else self.kernel_rules
-            program.verify(kernel_rules=kernel_rules).raise_if_failed()
+        self.make_ready(program)
         self._programs[name] = program
         return program
+
+    def make_ready(self, program: Program) -> None:
+        """Verify and compile a program. Raises LinkError."""
+        if self.verify:
+            kernel_rules = program.type.known if self.kernel_rules is None else self.kernel_rules
+            program.verify(kernel_rules=kernel_rules).raise_if_failed()
+        self.tier.compile(program.code, program.context_class)
+
+    def link_function(self, linked: LinkedObject, row: int) -> ProgramCode:
+        """Put a function of linked objects together with what it needs, for this object's world. Raises LinkError."""
+        made = link_program(linked, row, self._world, self._helper_by_name)
+        self._require_helpers(made)
+        return made
 
     def _helper_by_name(self, name: str) -> int | None:
         """The number of a helper that an object calls by its name, as objects for uBPF do."""
@@ -226,9 +237,34 @@ class BpfObject(Mapping[str, Program]):
             raise UsageError(f"say which program to load; the object has {names}")
         return self[next(iter(self))]
 
+    def plain_memory(self, data: bytes | bytearray | memoryview) -> FlatContext:
+        """Make plain memory for a run, or take what the last run has left if that has the same size."""
+        context, self._spare = self._spare, None
+        if context is not None:
+            if context.region.size == len(data):
+                if data:
+                    context.region.data[:] = data
+                return context
+            context.close()
+        return FlatContext(self.regions, data)
+
+    def put_away(self, context: Context) -> None:
+        """Take away what a run has worked on. Plain memory is kept for the next run, which is then a quick one."""
+        if isinstance(context, FlatContext) and self._spare is None and not self.closed:
+            self._spare = context
+        else:
+            context.close()
+
+    def drop_context(self) -> None:
+        """Take away plain memory that was kept, since programs are to run on something else."""
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+
     def close(self) -> None:
         """Give the memory of the programs back: they cannot be run any more. May be done twice."""
         self.closed = True
+        self._spare = None
         self.regions.close()
 
     def __repr__(self) -> str:
@@ -272,8 +308,12 @@ def load_object(
     *sources: Source,
     target_btf: Btf | str | bytes | None = None,
     byteorder: ByteOrder = "little",
-    tier: str = "interpreter",
+    tier: str | None = None,
     sandbox: bool = True,
+    meter: bool = True,
+    hardened: bool = False,
+    seed: int | None = None,
+    cache: bool = True,
     helpers: Functions | None = None,
     kfuncs: Mapping[str, Callable[..., Any]] | None = None,
     kconfig: Mapping[str, Any] | None = None,
@@ -287,14 +327,18 @@ def load_object(
     """Link BPF objects into one and load it: its maps, variables and helpers, with all its programs.
 
     target_btf: types of the kernel to run on, for CO-RE; a file, bytes of it, or Btf; by default each
-    object's own. byteorder: of bytes that are code. tier: how programs are run. sandbox: whether every
-    access of memory is checked; the interpreter always does. helpers: functions to add or replace, by
-    number or name. kfuncs: functions of the kernel, by name. kconfig: values of .kconfig, by name. ksyms:
-    addresses of kernel variables, or bytes to be found there, by name. cpus: how many CPUs per-CPU maps
-    keep values for. verify: whether programs are checked when they are loaded; kernel_rules: also for
-    what only the Linux kernel refuses, by default for the program types of the kernel. context: run all
-    programs on "xdp", "skb" or "flat" instead of what their section says. assume_externs: load programs
-    although nobody has given what they use of the kernel, to look at them; a call of it is a fault.
+    object's own. byteorder: of bytes that are code. tier: how programs are run, see jitlink.bpf.tiers.
+    sandbox: whether every access of memory is checked; the interpreter always does. meter: whether native
+    code counts instructions; without, no budget ends a run. hardened: whether native code keeps programs from
+    choosing its bytes (see jitlink.bpf.jit.hardening); seed: makes the randomness of that repeatable.
+    cache: whether what LLVM makes is kept on disk (see jitlink.bpf.llvm_tier.cache). helpers:
+    functions to add or replace, by number or name. kfuncs: functions of the kernel, by name. kconfig: values
+    of .kconfig, by name. ksyms: addresses of kernel variables, or bytes to be found there, by name. cpus: how
+    many CPUs per-CPU maps keep values for. verify: whether programs are checked when they are loaded;
+    kernel_rules: also for what only the Linux kernel refuses, by default for the program types of the kernel.
+    context: run all programs on "xdp", "skb" or "flat" instead of what their section says. assume_externs:
+    load programs although nobody has given what they use of the kernel, to look at them; a call of it is a
+    fault.
 
     Raises LinkError: for bad input, names that nobody defines, helpers that there are not, maps that
     cannot be made, and VerificationFailed with all faults of a program.
@@ -304,7 +348,7 @@ def load_object(
     return BpfObject(
         link(*inputs, target_btf=types),
         tier=tier,
-        sandbox=sandbox,
+        options=TierOptions(sandbox=sandbox, meter=meter, hardened=hardened, seed=seed, cache=cache),
         helpers=helpers,
         kfuncs=kfuncs,
         kconfig=kconfig,

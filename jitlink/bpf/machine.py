@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from jitlink.bpf.faults import BpfFault, FaultKind
 from jitlink.bpf.instructions import SLOT, Instructions, decode
@@ -43,12 +44,13 @@ class Code:
     """A program that is ready to run: its instructions, all references in them resolved.
 
     Attributes: instructions; name (for messages); lines (says the source line of an instruction by
-    its index, or None).
+    its index, or None); made (what a machine has made of it to run it, by machine).
     """
 
     instructions: Instructions
     name: str = ""
     lines: Callable[[int], str | None] | None = field(default=None, repr=False)
+    made: MutableMapping[Machine, Any] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def line(self, pc: int) -> str | None:
         """The source line of an instruction, as "file:line", where it is known."""

@@ -11,18 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jitlink.bpf.contexts import Context, FlatContext, PacketContext, SkbContext, XdpContext
+from jitlink.bpf.contexts import Context, PacketContext, SkbContext, XdpContext
 from jitlink.bpf.disassembler import disassemble
 from jitlink.bpf.instructions import Instructions
 from jitlink.bpf.listing import Comments
 from jitlink.bpf.machine import DEFAULT_BUDGET, Code
+from jitlink.bpf.many import Packets, Progress, Results, run_many
 from jitlink.bpf.observation import Coverage, Hook, Line, lcov
 from jitlink.bpf.program_code import ProgramCode
+from jitlink.bpf.replace import Versions, replace_function
 from jitlink.bpf.sections import ContextKind, ProgramType
 from jitlink.bpf.syntax import Syntax
-from jitlink.bpf.tiers import Run
 from jitlink.bpf.translation import EXPLAINED
 from jitlink.bpf.verification import Report
 from jitlink.bpf.verifier import verify
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from jitlink.bpf.loader import BpfObject
     from jitlink.bpf.maps import Maps
     from jitlink.bpf.variables import Globals
+    from jitlink.inputs import Source
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Data = bytes | bytearray | memoryview
@@ -50,10 +54,12 @@ TC_ACTIONS = {
     7: "TC_ACT_REDIRECT",
     8: "TC_ACT_TRAP",
 }
+PACKET_CONTEXTS: dict[ContextKind, type[PacketContext]] = {ContextKind.XDP: XdpContext, ContextKind.SKB: SkbContext}
 TC_TYPES = ("SCHED_CLS", "SCHED_ACT")
+NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Result:
     """What a run came to.
 
@@ -106,7 +112,14 @@ class Program:
         self.type = type
         self.context = context
         self.linked = linked
-        self._run: Run = object.tier.compile(linked.code)
+        self._context_class = PACKET_CONTEXTS.get(context)
+        self._versions = Versions(linked, {})
+        self._replacing = Lock()
+
+    @property
+    def context_class(self) -> type[PacketContext] | None:
+        """What the context is that it is run on, None for plain memory."""
+        return self._context_class
 
     @property
     def code(self) -> Code:
@@ -172,16 +185,51 @@ class Program:
         """
         self._require_open()
         machine = self.object.machine
-        context = self._make_context(data, ctx or {})
+        context = self._make_context(data, ctx or NO_FIELDS)
         before = machine.context, machine.packet_bounds, machine.hook
         machine.context, machine.packet_bounds = context, context.packet_bounds
-        machine.hook = hook or machine.hook
+        if hook is not None:
+            machine.hook = hook
         try:
-            r0 = self._run(*context.arguments, budget=budget)
+            r0 = machine.run(self.linked.code, *context.arguments, budget=budget)
             return self._result(r0, context, machine.instructions)
         finally:
             machine.context, machine.packet_bounds, machine.hook = before
-            context.close()
+            self.object.put_away(context)
+
+    def run_many(
+        self,
+        packets: Packets,
+        *,
+        ctx: Mapping[str, Any] | None = None,
+        budget: int = DEFAULT_BUDGET,
+        progress: Progress | None = None,
+    ) -> Results:
+        """Run the program on each of many packets, natively (jitlink.bpf.many). Many threads can do so at once.
+
+        packets: a sequence of bytes; an array uint8[packets, size]; or a capture (pcap), as a path or as bytes. ctx:
+        fields of the context, the same for all. budget: of each run. progress: called now and then with how many
+        packets were run, and how many there are. A packet on which the program faults has retval 0, and the fault
+        is in the results. Raises UsageError, InputError for a bad capture, ClosedError, and what helpers raise.
+        """
+        self._require_open()
+        return run_many(self, packets, ctx=ctx, budget=budget, progress=progress)
+
+    def replace(self, function: str, *sources: Source) -> None:
+        """Put a new version of one of the program's functions in the place of the old one, while others run it.
+
+        function: its name, there and in the new objects. sources: as for bpf.load. The new version uses the maps of
+        the program, by name. Runs that begin from here on enter it (jitlink.bpf.replace). Raises LinkError, and
+        then nothing has changed; UsageError for a function or map that there is not.
+        """
+        self._require_open()
+        with self._replacing:
+            self._versions = replace_function(self, self._versions, function, sources)
+
+    def take_over(self, made: ProgramCode) -> None:
+        """Be another code from here on. Raises LinkError where it cannot be verified or compiled."""
+        self.object.make_ready(Program(self.object, self.name, self.section, self.type, self.context, made))
+        self.linked = made
 
     def call(self, *arguments: int, budget: int = DEFAULT_BUDGET) -> int:
         """Call the program as a function, with r1 to r5 as they are given; returns r0, unsigned.
@@ -189,23 +237,22 @@ class Program:
         Raises BpfFault where the program breaks a rule of the machine, ClosedError.
         """
         self._require_open()
-        return self._run(*arguments, budget=budget)
+        self.object.drop_context()
+        return self.object.machine.run(self.linked.code, *arguments, budget=budget)
 
     def _require_open(self) -> None:
         if self.object.closed:
             raise ClosedError(f"the object of the program {self.name} is closed")
 
     def _make_context(self, data: Data, fields: Mapping[str, Any]) -> Context:
-        regions, order = self.object.regions, self.object.linked.byte_order
-        match self.context:
-            case ContextKind.XDP:
-                return XdpContext(regions, data, byte_order=order, **fields)
-            case ContextKind.SKB:
-                return SkbContext(regions, data, byte_order=order, **fields)
-            case _:
-                if fields:
-                    raise UsageError(f"{self.name} runs on plain memory, which has no field {next(iter(fields))}")
-                return FlatContext(regions, data)
+        regions = self.object.regions
+        context = self._context_class
+        if context is not None:
+            self.object.drop_context()
+            return context(regions, data, byte_order=self.object.linked.byte_order, **fields)
+        if fields:
+            raise UsageError(f"{self.name} runs on plain memory, which has no field {next(iter(fields))}")
+        return self.object.plain_memory(data)
 
     def _result(self, r0: int, context: Context, instructions: int) -> Result:
         if not isinstance(context, PacketContext):

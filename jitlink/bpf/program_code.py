@@ -129,7 +129,7 @@ class _Assembler:
             self.outside,
             table,
         )
-        made.code.lines = lambda index: _place(made.lines, index)
+        made.code.lines = lambda index: place_of_line(made.lines, index)
         return made
 
     def _names(self) -> list[str]:
@@ -316,6 +316,7 @@ class _NearestVariable:
                 self.known.setdefault((block, offset), name.decode(errors="surrogateescape"))
 
 
-def _place(lines: LineTable, index: int) -> str | None:
+def place_of_line(lines: LineTable, index: int) -> str | None:
+    """The source line of an instruction, as "file:line", where it is known."""
     line = lines(index)
     return None if line is None else f"{line.file}:{line.line}"

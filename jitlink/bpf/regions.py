@@ -12,7 +12,9 @@ guard of bytes that belong to neither, so that a pointer that runs off one never
 from __future__ import annotations
 
 import mmap
+from array import array
 from bisect import bisect_right
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ from jitlink.errors import MemoryRefused, UsageError
 GUARD = 4096
 """Bytes behind every allocation that no region may reach."""
 
+TABLE_COLUMNS = 3
 ADDRESS_MASK = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -31,19 +34,20 @@ class Region:
     """A run of bytes that a program may read and, if writable, write.
 
     Attributes: name (for messages), address (of its first byte), size (bytes), writable,
-    data (memoryview of uint8[size]; data[0] is the byte at address).
+    data (memoryview of uint8[size]; data[0] is the byte at address), of_run (it belongs to one run).
 
     A region that was removed has size 0, so that an access through a stale pointer fails. The
     interpreter relies on this: it remembers the region that an instruction used last.
     """
 
-    __slots__ = ("_memory", "_memory_address", "address", "data", "name", "size", "writable")
+    __slots__ = ("_memory", "_memory_address", "address", "data", "name", "of_run", "size", "writable")
 
     def __init__(self, name: str, address: int, memory: memoryview, *, writable: bool) -> None:
         self.name = name
         self.address = address
         self.size = len(memory)
         self.writable = writable
+        self.of_run = False
         self.data = memory
         self._memory = memory
         self._memory_address = address
@@ -70,15 +74,33 @@ class Region:
 
 
 class Regions:
-    """All memory that a program may touch: disjoint regions, in order of address."""
+    """All memory that a program may touch: disjoint regions, in order of address.
+
+    Attributes: table (the same as native code reads it: address, size and whether it is writable of each
+    region, uint64 each); version (grows with every change of the table).
+    """
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._regions: list[Region] = []
         self._last: Region | None = None
+        self.table = array("Q")
+        self.version = 0
 
     def __len__(self) -> int:
         return len(self._regions)
+
+    def __iter__(self) -> Iterator[Region]:
+        # Of a copy: other threads may add and remove meanwhile.
+        return iter(self._regions.copy())
+
+    def share(self, region: Region) -> None:
+        """Add a region that is one of others' regions too. Neither may move it or take it away meanwhile."""
+        self._insert(region)
+
+    def row_of(self, region: Region) -> int:
+        """The row of the table in which a region stands. Raises UsageError where it is not one of these."""
+        return self._position(region)
 
     def allocate(self, size: int, name: str, *, writable: bool = True, low: bool = False) -> Region:
         """Add a region of zeroed memory of our own.
@@ -112,11 +134,13 @@ class Regions:
         position = self._position(region)
         region._show(address, size)
         self._starts[position] = address
+        self._change_table(position, position + 1, region)
 
     def remove(self, region: Region) -> None:
         """Take a region away. Pointers to it are invalid from here."""
         position = self._position(region)
         del self._starts[position], self._regions[position]
+        self._change_table(position, position + 1, None)
         if self._last is region:
             self._last = None
         region.size = 0
@@ -164,7 +188,14 @@ class Regions:
                 raise UsageError(f"the region {region.name} overlaps the region {neighbour.name}")
         self._starts.insert(position, region.address)
         self._regions.insert(position, region)
+        self._change_table(position, position, region)
         return region
+
+    def _change_table(self, first: int, last: int, region: Region | None) -> None:
+        """Put a region, or none, in the place of rows of the table."""
+        row = (region.address, region.size, region.writable) if region is not None else ()
+        self.table[TABLE_COLUMNS * first : TABLE_COLUMNS * last] = array("Q", row)
+        self.version += 1
 
     def _position(self, region: Region) -> int:
         try:

@@ -7,6 +7,7 @@ them is a fault with a reason. A jump out of the program is the fault of the jum
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jitlink.bpf import steps
@@ -32,7 +33,13 @@ def translate(code: Code, machine: Interpreter) -> list[Step]:
 
     Never raises for what is wrong in the program: that is the fault of the instruction reached.
     """
-    return _Translation(code, machine).steps
+    translation = _Translation(code, machine)
+    return [translation.step(pc) for pc in range(translation.slots + 1)]
+
+
+def steps_of(code: Code, machine: Interpreter) -> Callable[[int], Step]:
+    """Make a function that makes single steps of a program, for who needs few: from the index of its slot."""
+    return _Translation(code, machine).step
 
 
 class _Translation:
@@ -44,17 +51,21 @@ class _Translation:
         self.byteorder = code.instructions.byteorder
         self.slots = len(code.instructions)
         columns = code.instructions
-        rows = zip(
+        self.rows = [
             columns.form.tolist(),
             columns.dst.tolist(),
             columns.src.tolist(),
             columns.offset.tolist(),
             columns.imm.tolist(),
             columns.constant.tolist(),
-            strict=True,
-        )
-        self.steps = [self._step(pc, *row) for pc, row in enumerate(rows)]
-        self.steps.append(steps.refuse(FaultKind.BAD_JUMP, "the program runs off its end"))
+        ]
+
+    def step(self, pc: int) -> Step:
+        """Make the step of a slot, or of the place behind the last one."""
+        if pc == self.slots:
+            return steps.refuse(FaultKind.BAD_JUMP, "the program runs off its end")
+        form, d, s, offset, imm, constant = (column[pc] for column in self.rows)
+        return self._step(pc, form, d, s, offset, imm, constant)
 
     def _step(self, pc: int, number: int, d: int, s: int, offset: int, imm: int, constant: int) -> Step:
         form = FORMS[number]

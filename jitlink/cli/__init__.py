@@ -1,8 +1,8 @@
-"""The command line: `jitlink run`, `link`, `show`, `explain`, `bpf`, `bench` and `demo`, thin over the public API.
+"""The command line: `jitlink run`, `link`, `check`, `show`, `explain`, `bpf`, `bench`, `demo`, over the public API.
 
 Each command is a module of its name here, imported when it is asked for. Exit codes: 0 for success, 1
-for input that cannot be read or linked, with the message on standard error, 2 for bad usage; `run`
-exits with what the program returned.
+for input that cannot be read or linked and for rules that do not hold, with the message on standard
+error, 2 for bad usage; `run` exits with what the program returned.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import pytest
 
 from jitlink import bpf
 from tests import toolchain
+from tests.bpf.machines import TIERS
 
 SOURCES = Path(__file__).parent / "programs"
 FUNCTIONS = {
@@ -58,14 +59,15 @@ def expected(source: str) -> list[int]:
     return answers
 
 
+@pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("order", ["little", "big"])
 @pytest.mark.parametrize("cpu", ["v1", "v2", "v3", "v4"])
 @pytest.mark.parametrize("level", ["-O0", "-O1", "-O2"])
 @pytest.mark.parametrize("source", list(FUNCTIONS))
-def test_a_c_program_computes_what_it_computes_natively(source, level, cpu, order):
+def test_a_c_program_computes_what_it_computes_natively(source, level, cpu, order, tier):
     """Every function gives the machine's own result for the same arguments, in either byte order."""
     text = (SOURCES / f"{source}.c").read_text()
     machine_code = toolchain.zig_cc(text, level, f"-mcpu={cpu}", target=TARGETS[order])
-    loaded = bpf.load_object(machine_code)
+    loaded = bpf.load_object(machine_code, tier=tier)
     answers = [loaded[name].call(*arguments) for name in FUNCTIONS[source] for arguments in ARGUMENTS]
     assert answers == expected(source)

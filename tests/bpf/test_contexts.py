@@ -10,10 +10,10 @@ from jitlink.bpf.assembler import assemble
 from jitlink.bpf.contexts import SKB_FIELDS, XDP_FIELDS, FlatContext, SkbContext, XdpContext
 from jitlink.bpf.faults import BpfFault
 from jitlink.bpf.instructions import decode
-from jitlink.bpf.interpreter import Interpreter
 from jitlink.bpf.machine import Code
 from jitlink.bpf.regions import Regions
 from jitlink.errors import UsageError
+from tests.bpf.machines import TIERS, machine_of
 from tests.bpf.objects import compiled
 
 PACKET = bytes(range(12)) + bytes.fromhex("0800") + bytes(range(100, 150))
@@ -31,9 +31,9 @@ struct xdp_md one; struct __sk_buff two;
 """
 
 
-@pytest.fixture
-def machine():
-    machine = Interpreter()
+@pytest.fixture(params=TIERS)
+def machine(request):
+    machine = machine_of(request.param)
     yield machine
     machine.regions.close()
 

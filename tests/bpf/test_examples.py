@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 
 from tests import toolchain
+from tests.bpf.machines import TIERS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("bpf_*"))
 
 
-def run_tests(directory):
-    """Run `python -m pytest` in a directory, with the plugin that an installation brings."""
+def run_tests(directory, tier=""):
+    """Run `python -m pytest` in a directory, with the plugin that an installation brings; in a tier by its name."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "pytest_jitlink", "-p", "no:cacheprovider"],
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JITLINK_BPF_TIER": tier},
         capture_output=True,
         encoding="utf-8",
         timeout=240,
@@ -44,9 +45,10 @@ def test_there_are_three():
         assert {".c", ".o", ".py", ".md"} <= suffixes
 
 
-def test_an_example_passes_with_its_object(example):
-    """The tests pass with the compiled object that ships, without a compiler."""
-    run_tests(example)
+@pytest.mark.parametrize("tier", TIERS)
+def test_an_example_passes_with_its_object(example, tier):
+    """The tests pass with the compiled object that ships, without a compiler, in every tier."""
+    run_tests(example, tier)
 
 
 @pytest.mark.parametrize("flags", [("-O2", "-mcpu=v1"), ("-O2", "-mcpu=v4"), ("-O1", "-mcpu=v3")], ids=" ".join)

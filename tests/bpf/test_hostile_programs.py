@@ -10,10 +10,10 @@ from jitlink.bpf.assembler import assemble
 from jitlink.bpf.assembly_text import AssemblyError
 from jitlink.bpf.faults import BpfFault, FaultKind
 from jitlink.bpf.instructions import decode, encode
-from jitlink.bpf.interpreter import Interpreter
 from jitlink.bpf.isa import FORMS, Family
 from jitlink.bpf.machine import FUNCTION_BASE, Code
 from jitlink.bpf.verifier import verify
+from tests.bpf.machines import machine_of
 
 BUDGET = 500
 
@@ -63,7 +63,7 @@ def outcome_of(machine, code, *arguments):
 def test_any_program_ends(byteorder, program, context, hooked):
     """Running any bytes with a budget returns an unsigned 64-bit number or raises BpfFault, and can be repeated."""
     hook = (lambda machine: None) if hooked else None
-    machine = Interpreter(helpers=dict.fromkeys(range(-13, 13), helper), hook=hook)
+    machine = machine_of(helpers=dict.fromkeys(range(-13, 13), helper), hook=hook)
     region = machine.regions.allocate(64, "context")
     machine.packet_bounds = lambda context: (region.address, region.end)
     code = Code(decode(program, byteorder))
@@ -122,7 +122,7 @@ def test_verified_program_has_only_faults_of_values(program):
     """A program with a good report never jumps astray, runs off its end or meets a bad instruction."""
     report = verify(program, kernel_rules=False)
     assert report.ok, str(report)
-    outcome = outcome_of(Interpreter(), Code(decode(program)))
+    outcome = outcome_of(machine_of(), Code(decode(program)))
     assert not isinstance(outcome, BpfFault) or outcome.kind in {
         FaultKind.OUT_OF_BOUNDS,
         FaultKind.MISALIGNED_ATOMIC,

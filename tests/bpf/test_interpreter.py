@@ -1,4 +1,4 @@
-"""The reference interpreter: memory, calls, helpers and the limits of a run, as RFC 9669 and Linux say."""
+"""Every tier: memory, calls, helpers and the limits of a run, as RFC 9669 and Linux say."""
 
 import struct
 
@@ -8,17 +8,17 @@ import pytest
 from jitlink.bpf.assembler import assemble
 from jitlink.bpf.faults import BpfFault, FaultKind
 from jitlink.bpf.instructions import decode
-from jitlink.bpf.interpreter import Interpreter
 from jitlink.bpf.machine import FUNCTION_BASE, POISON, Code
 from jitlink.errors import UsageError
+from tests.bpf.machines import TIERS, machine_of
 
 MASK = 0xFFFF_FFFF_FFFF_FFFF
 PATTERN = bytes.fromhex("80f07f01ff8190a1b2c3d4e5f60718293a4b5c6d7e8f")
 
 
-@pytest.fixture
-def machine():
-    machine = Interpreter()
+@pytest.fixture(params=TIERS)
+def machine(request):
+    machine = machine_of(request.param)
     yield machine
     machine.regions.close()
 
@@ -538,10 +538,10 @@ def test_may_goto_ends_its_loop(machine):
     assert machine.run(twice) == 20
 
 
-def test_may_goto_loop_ends_within_the_default_budget():
+def test_may_goto_loop_ends_within_the_default_budget(machine):
     """An endless loop with may_goto ends by itself when nothing is set otherwise."""
     code = program("r0 = 0\nmay_goto +2\nr0 += 1\ngoto -3\nexit")
-    assert Interpreter().run(code) > 0
+    assert machine.run(code) > 0
 
 
 @pytest.mark.parametrize(

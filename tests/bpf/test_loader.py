@@ -594,8 +594,6 @@ def test_paths_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tier": "jit"}, "compiles to native code and is not there yet"),
-        ({"tier": "llvm"}, "compiles to native code and is not there yet"),
         ({"tier": "magic"}, "there is no tier 'magic'"),
         ({"context": "socket"}, "there is no context 'socket'; there are xdp, skb, flat"),
     ],

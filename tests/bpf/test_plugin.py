@@ -120,7 +120,6 @@ def test_fields_that_are_not_used_must_be_zero(field):
         ((), b"\x95", "not whole instructions"),
         (("zz",), bytes(8), "not bytes in hexadecimal"),
         (("--elf",), bytes(8), "no ELF object"),
-        (("--jit",), bpf.assemble("mov %r0, 0\nexit"), "not there yet"),
         ((), bpf.assemble("ldxdw %r0, [%r1+0]\nexit"), "outside the program's memory"),
     ],
 )

@@ -10,8 +10,8 @@ from fractions import Fraction
 import pytest
 
 from jitlink.bpf.instructions import decode, encode
-from jitlink.bpf.interpreter import Interpreter
 from jitlink.bpf.machine import Code
+from tests.bpf.machines import TIERS, machine_of
 
 CORNERS = [
     0,
@@ -148,9 +148,9 @@ BRANCHES = {
 R0_IS_R1, EXIT = (0xBF, 0, 1, 0, 0), (0x95, 0, 0, 0, 0)
 
 
-@pytest.fixture(scope="module")
-def machine():
-    machine = Interpreter()
+@pytest.fixture(params=TIERS)
+def machine(request):
+    machine = machine_of(request.param)
     yield machine
     machine.close()
 

@@ -8,9 +8,9 @@ from typing import Any
 from jitlink.bpf.assembler import assemble
 from jitlink.bpf.helpers import HelperTable, Host, number_of
 from jitlink.bpf.instructions import decode
-from jitlink.bpf.interpreter import Interpreter
 from jitlink.bpf.machine import Code
 from jitlink.bpf.maps import MapDefinition, Maps
+from tests.bpf.machines import machine_of
 
 MASK = 0xFFFF_FFFF_FFFF_FFFF
 ETHERNET = bytes.fromhex("ffffffffffff 020000000001 0800".replace(" ", ""))
@@ -21,7 +21,7 @@ class World:
     """A machine with its helpers, and buffers of memory to pass to them."""
 
     def __init__(self) -> None:
-        self.machine = Interpreter()
+        self.machine = machine_of()
         self.maps = Maps(self.machine.regions, cpus=2)
         self.host = Host(self.maps, random=random.Random(1))
         self.table = HelperTable(self.host)

@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from jitlink.execution.c_types import DOUBLE, FLOAT, INT, CType, Kind
+from jitlink.execution.conventions.aarch64 import AAPCS64
+from jitlink.execution.conventions.riscv64 import LP64, LP64D
+from jitlink.execution.conventions.x86_64 import SYSTEM_V_X64
 from jitlink.execution.handles import EmulatedLibrary
 from tests.execution.platforms import PLATFORMS, emulated
 
@@ -21,6 +25,7 @@ pytest.importorskip("unicorn")
 
 SIGNATURES = 60
 MOST_ARGUMENTS = 12
+SMALL = 4
 ROOM = 1024
 
 
@@ -83,7 +88,13 @@ def signatures() -> list[tuple[str, list[str]]]:
         (choose.choice(list(TYPES)), choose.choices(list(TYPES), k=choose.randint(0, MOST_ARGUMENTS)))
         for _ in range(SIGNATURES)
     ]
-    return every + chosen
+    # Many small arguments fill the registers and then the stack, side by side.
+    small = [c for c in TYPES if ctypes.sizeof(TYPES[c]) <= SMALL]
+    crowded = [
+        (choose.choice(small), choose.choices(small, k=choose.randint(MOST_ARGUMENTS, 2 * MOST_ARGUMENTS)))
+        for _ in range(SIGNATURES // 2)
+    ]
+    return every + chosen + crowded
 
 
 @cache
@@ -231,3 +242,50 @@ def test_arguments_behind_an_ellipsis_are_where_va_arg_looks(library):
         content = b"".join(map(bytes, values))
         kinds = [TYPES[c] for c in arguments]
         assert meanings(kinds, seen(library, 8 + len(content))[8:]) == meanings(kinds, content), (number, arguments)
+
+
+WIDENING = """
+long long widened(int a, short b, signed char c, unsigned d, unsigned short e, unsigned char f, _Bool g) {
+    return (long long)a + b + c + d + e + f + g;
+}
+long long results(int (*i)(void), short (*s)(void), unsigned char (*b)(void), unsigned (*u)(void)) {
+    return (long long)i() + s() + b() + u();
+}
+"""
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_small_integers_are_extended_where_code_relies_on_it(platform):
+    """Code that widens its arguments, or results of Python, without an instruction gets the right number."""
+    kinds = [ctypes.c_int, ctypes.c_short, ctypes.c_int8, ctypes.c_uint, ctypes.c_ushort, ctypes.c_uint8, ctypes.c_bool]
+    with emulated(WIDENING, platform, "-O2") as library:
+        widened = library.function("widened", ctypes.c_int64, kinds)
+        for values in ((-5, -6, -7, 1, 2, 3, True), (-(1 << 31), -(1 << 15), -128, (1 << 32) - 1, 65535, 255, False)):
+            assert widened(*values) == sum(values)
+        types = [ctypes.c_int, ctypes.c_short, ctypes.c_uint8, ctypes.c_uint]
+        results = library.function("results", ctypes.c_int64, [ctypes.CFUNCTYPE(kind) for kind in types])
+        assert results(lambda: -5, lambda: -6, lambda: 200, lambda: 1 << 31) == 189 + (1 << 31)
+
+
+def test_values_of_sixteen_bytes_go_into_even_pairs_where_the_abi_says_so():
+    """AAPCS64 6.8.2 C.10 aligns them always; the RISC-V psABI only behind an ellipsis; System V never."""
+    pair = CType(Kind.INTEGER, 16, 16, signed=True)
+
+    def registers(convention, *, named):
+        cursor = convention.cursor(variadic=not named)
+        cursor.place(INT)
+        return [piece.register for piece in cursor.place(pair, named=named).pieces]
+
+    assert registers(AAPCS64, named=True) == ["x2", "x3"]
+    assert registers(LP64D, named=True) == ["a1", "a2"]
+    assert registers(LP64D, named=False) == ["a2", "a3"]
+    assert registers(SYSTEM_V_X64, named=True) == ["rsi", "rdx"]
+
+
+def test_without_floating_point_registers_numbers_go_into_general_ones():
+    """LP64 passes a double, and a structure of one, as integers of their size."""
+    cursor = LP64.cursor()
+    assert [cursor.place(kind).pieces[0].register for kind in (DOUBLE, FLOAT, INT)] == ["a0", "a1", "a2"]
+    result = LP64.result(DOUBLE)
+    assert result is not None
+    assert result.pieces[0].register == "a0"

@@ -172,18 +172,22 @@ def test_a_fault_inside_of_a_callback_leaves_the_outer_code_as_it_was():
     """The registers of code that has called Python are restored when an inner call faults."""
     source = """
     extern int inner(int);
-    int crash(int *p) { return *p; }
+    extern void note(void);
+    int crash(int *p, int a, int b) { int x = a * 5, y = b * 7; note(); int z = x * y; note(); return x + y + z + *p; }
     int outer(int a, int b, int c) { int x = a * 2, y = b * 3, z = c * 4; int r = inner(a); return r + x + y + z; }
     """
     held: list[EmulatedLibrary] = []
 
     def inner(x: int) -> int:
         with pytest.raises(jitlink.EmulationFault):
-            held[0].function("crash", ctypes.c_int, [ctypes.c_void_p])(None)
+            held[0].function("crash", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int, ctypes.c_int])(None, 8, 9)
         return x
 
+    def note() -> None:
+        """Nothing: what lives across the call is in registers that calls preserve."""
+
     for platform in MACHINES:
-        with emulated(source, platform, "-O2", define={"inner": inner}) as library:
+        with emulated(source, platform, "-O2", define={"inner": inner, "note": note}) as library:
             held[:] = [library]
             assert library.function("outer", ctypes.c_int, [ctypes.c_int] * 3)(1, 2, 3) == 1 + 2 + 6 + 12
 
@@ -251,18 +255,28 @@ def test_a_closed_machine_is_let_go():
 
 def test_a_failed_link_leaves_nothing_mapped():
     """Addresses that a link had taken are free again when it fails."""
+
+    def fail(graph: jitlink.LinkGraph) -> None:
+        raise LinkFailure("at the last moment")
+
+    content = zig_cc(HOOKED, target=ARM)
+    with load(content, ARM, define={"hook": 0x1234}) as library:
+        first = library["pointer"].address
     with jitlink.Session(target="aarch64") as session:
         dylib = session.dylib()
         home = dylib.residence
         assert isinstance(home, EmulatedHome)
         before = repr(home.memory)
-        dylib.add(zig_cc(HOOKED, target=ARM))
+        dylib.add(content)
         with pytest.raises(UndefinedSymbols):
             dylib.link()
+        dylib.link_against({"hook": 0x1234}).add(passes={"post_fixup": [fail]})
+        with pytest.raises(LinkFailure, match="last moment"):
+            dylib.link()
         assert repr(home.memory) == before
-        dylib.link_against({"hook": 0x1234})
+        dylib.add(passes={"post_fixup": []})
         dylib.link()
-        assert dylib.library["pointer"].address
+        assert dylib["pointer"].address == first
 
 
 def test_closing_a_dylib_gives_its_addresses_back():
@@ -463,3 +477,15 @@ def test_code_that_runs_for_long_goes_on_where_python_had_its_turn():
             spin = library.function("spin", ctypes.c_long, [ctypes.c_long])
             n = 100_000_000
             assert spin(n) == n * (n - 1) // 2
+
+
+@pytest.mark.parametrize("platform", MACHINES)
+def test_code_that_python_changes_is_run_as_changed(platform):
+    """What the CPU has translated is forgotten when Python writes to code."""
+    source = "int five(void) { return 5; } int six(void) { return 6; }"
+    with emulated(source, platform) as library:
+        five = library.function("five")
+        assert five() == 5
+        size = library["six"].size
+        library.memory.write(library["five"].address, library.memory.read(library["six"].address, size))
+        assert five() == 6

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jitlink import MemoryRefused, UsageError
+from jitlink.execution.borrowed import Buffer, _merged
 from jitlink.execution.values import Pointer
 from tests.execution.platforms import emulated
 
@@ -304,3 +305,9 @@ def test_big_endian_structures_are_refused(library):
     """All emulated machines are little-endian."""
     with pytest.raises(UsageError, match="big-endian"):
         library.function("made", Big, [])
+
+
+def test_buffers_that_overlap_are_one_copy():
+    """Ranges that share bytes become one; those that only touch, and the same one twice, do not grow."""
+    buffers = [Buffer(start, size, True, None) for start, size in ((100, 10), (105, 20), (125, 5), (300, 4), (300, 4))]
+    assert _merged(buffers) == [range(100, 125), range(125, 130), range(300, 304)]

@@ -82,17 +82,20 @@ class HashMap(ValueMap):
         buffer = self.index.data
         self._state = buffer[: starts[1]].cast("Q")
         self._heads = buffer[starts[1] : starts[2]].cast("I")
+        self.heads_offset, self.next_offset, *used = starts[1:-2]
         lists = [buffer[at : at + 4 * entries].cast("I") for at in starts[2:-2]]
         self._next = lists[0]
         if self.is_lru:
             self._older, self._newer = lists[1:]
+            self.older_offset, self.newer_offset = used
         self._live = buffer[starts[-2] :]
         self._live_array = self.index[starts[-2] :]
         fixed = self.flags & MapFlag.ZERO_SEED
         self._state[MULTIPLIER] = FIXED_MULTIPLIER if fixed else secrets.randbits(64) | 1
         self._state[SHIFT] = 64 - bits
         self._state[CAPACITY] = self.max_entries
-        self.write_header(self.base, self.stride, self.cpu_stride, self.index.ctypes.data, self._keys.address)
+        self.index_address: int = self.index.ctypes.data
+        self.write_header(self.base, self.stride, self.cpu_stride, self.index_address, self._keys.address)
 
     def bucket_of(self, key: bytes) -> int:
         """Hash a key to its bucket."""
