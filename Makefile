@@ -19,7 +19,7 @@ demo: $(STAMP)-all
 	$(BIN)/jitlink demo
 
 test: $(STAMP)-test
-	$(BIN)/python -m pytest -rs $(ARGS)
+	$(BIN)/python -m pytest -rs -n auto $(ARGS)
 
 lint: $(STAMP)-lint
 	$(BIN)/ruff check

@@ -126,6 +126,8 @@ MakeTier = Callable[[TierOptions, Maps, MutableMapping[int, Helper]], Tier]
 TIERS: dict[str, MakeTier] = {"interpreter": InterpreterTier, "jit": JitTier, "llvm": LlvmTier, "auto": AutoTier}
 NATIVE_HOSTS = ("x86_64", "AMD64", "aarch64", "arm64", "riscv64")
 """The hosts that have a back end, as platform.machine names them."""
+TRIED_HOSTS = ("x86_64", "AMD64")
+"""Those of them where it has run, and is what programs run in unless another tier is asked for."""
 
 
 def default_tier() -> str:
@@ -133,7 +135,7 @@ def default_tier() -> str:
     chosen = os.environ.get("JITLINK_BPF_TIER", "")
     if chosen:
         return chosen
-    return "jit" if has_native_code() else "interpreter"
+    return "jit" if has_native_code() and platform.machine() in TRIED_HOSTS else "interpreter"
 
 
 def has_native_code() -> bool:
