@@ -251,11 +251,16 @@ class PacketWorld:
         self.machine = machine
         self.sort = context
         self.maps = Maps(machine.regions)
-        self.map = self.maps.create(MapDefinition("values", MapType.ARRAY, 4, MAP_VALUE, MAP_ENTRIES))
+        self.map: Any = self.maps.create(MapDefinition("values", MapType.ARRAY, 4, MAP_VALUE, MAP_ENTRIES))
         self.lies = 0
         self.context = context(machine.regions, bytes(PACKET))
-        machine.helpers |= {LOOKUP: self.look_up, MOVE_PACKET: self.move_packet, SCRIBBLE: self.scribble}
+        machine.helpers.update({LOOKUP: self.look_up, MOVE_PACKET: self.move_packet, SCRIBBLE: self.scribble})
         machine.context, machine.packet_bounds = self.context, self.context.packet_bounds
+
+    def take_maps(self) -> None:
+        """Let the machine take its maps for granted, as an object's programs do."""
+        machine: Any = self.machine
+        machine.maps = self.maps.by_address
 
     def look_up(self, machine: Any, map: int, key: int, *rest: int) -> int:
         """Find a value, or give what is none."""
@@ -322,8 +327,8 @@ class World:
         self.buffer = regions.allocate(BUFFER, "buffer")
         self.constants = regions.allocate(CONSTANTS, "constants", writable=False)
         self.machine.packet_bounds = lambda context: (self.buffer.address + 8, self.buffer.end)
-        self.machine.helpers |= dict.fromkeys(HELPERS, self.helper)
-        self.machine.kfuncs |= dict.fromkeys(HELPERS, self.helper)
+        self.machine.helpers.update(dict.fromkeys(HELPERS, self.helper))
+        self.machine.kfuncs.update(dict.fromkeys(HELPERS, self.helper))
         self.moved = regions.allocate(16, "moved")
 
     def helper(self, machine: Any, r1: int, r2: int, r3: int, r4: int, r5: int) -> int:

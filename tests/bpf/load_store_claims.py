@@ -108,7 +108,7 @@ def check_packet_programs(make: Make, context: Any, hardened: bool) -> None:
     @given(st.data(), st.sampled_from([0, 0, 0, 4, 1000]), budgets, st.integers(0, 1000))
     def check(data, lies, budget, seed):
         world = PacketWorld(make(seed if hardened else None), context)
-        world.machine.maps = world.maps.by_address
+        world.take_maps()
         code = Code(decode(data.draw(packet_programs(context, world.map.address))), "random")
         expected = world.interpreted(code, lies, budget)
         assert world.outcome(code, lies, budget) == expected
@@ -135,7 +135,7 @@ def check_form(make: Make, form: Form, seed: int | None) -> None:
     """
     by_register = form.from_register or form.family is Family.BYTE_ORDER or form.operation == "neg"
     pairs = [(one, other) for one in EDGES for other in (EDGES if by_register else CHOSEN)]
-    slots: list[tuple[int, int, int, int, int]] = []
+    slots: list[Any] = []
     for number, (one, other) in enumerate(pairs):
         for register, value in ((3, one), (4, other if by_register else 0)):
             halves = struct.unpack("<2i", struct.pack("<Q", value))
@@ -173,6 +173,7 @@ def check_atomic(make: Make, form: Form) -> None:
     fields = {"dst": 4 if loads else 6, "src": 6 if loads else 4, "offset": 8, "imm": 0} | dict(
         [form.selector or ("", 0)]
     )
+    under_test: Any = (form.opcode, *fields.values())
     code = Code(
         decode(
             encode(
@@ -181,7 +182,7 @@ def check_atomic(make: Make, form: Form) -> None:
                     (0x7B, 6, 2, 8, 0),  # *(u64 *)(r6 + 8) = r2
                     (0xBF, 4, 3, 0, 0),  # r4 = r3
                     (0x79, 0, 6, 0, 0),  # r0 = *(u64 *)(r6 + 0)
-                    (form.opcode, *fields.values()),
+                    under_test,
                     (0x7B, 6, 4, 16, 0),  # *(u64 *)(r6 + 16) = r4
                     (0x95, 0, 0, 0, 0),
                 ]

@@ -5,6 +5,7 @@ Code is given slot by slot, as in the tables of doc/bytecode.md: op(0xB7, dst=0,
 
 import struct
 from dataclasses import dataclass, field
+from typing import Any
 
 EXIT = struct.pack("<BBhi", 0x95, 0, 0, 0)
 TEXT_AT = 0x200
@@ -37,10 +38,10 @@ class Lenient:
     version: int = 0
     entry: int = 0
     rodata: bytes = b""
-    relocations: list = field(default_factory=list)
-    symbols: dict = field(default_factory=dict)
-    names: dict = field(default_factory=dict)
-    sections: list = field(default_factory=list)
+    relocations: list[Any] = field(default_factory=list)
+    symbols: dict[str, Any] = field(default_factory=dict)
+    names: dict[str, Any] = field(default_factory=dict)
+    sections: list[Any] = field(default_factory=list)
 
     @property
     def rodata_at(self):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import platform
+from typing import Any
 from weakref import ref
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_a_host_without_a_back_end_says_so(monkeypatch):
 @pytest.mark.parametrize("budget", [0, 1, 2, 3, 500, 3001, 3002, 3003, 3004])
 def test_the_budget_ends_a_run_at_the_very_instruction(budget):
     """A run stops at the instruction that the interpreter stops at, with the same count and the same text."""
-    outcomes = []
+    outcomes: list[Any] = []
     for tier in ("interpreter", "jit"):
         machine = machine_of(tier)
         try:
@@ -231,7 +232,7 @@ def test_a_native_helper_is_called_with_its_arguments_and_the_record():
         seen.append((r1, r2, r3, r4, r5, record.contents.budget))
         return 40
 
-    address = ctypes.cast(helper, ctypes.c_void_p).value
+    address = ctypes.cast(helper, ctypes.c_void_p).value or 0
     machine = NativeMachine(shapes(), Plan(helpers={7: address}))
     text = "r1 = 1\nr2 = 2\nr3 = 3\nr4 = 4\nr5 = 5\nr6 = 2\ncall 7\nr0 += r6\n"
     code = program(text + "".join(f"r0 ^= r{number}\n" for number in range(1, 6)) + "exit")
@@ -250,7 +251,7 @@ def test_a_native_helper_that_stops_leaves_the_fault_to_the_helper_in_python():
     def raising(machine, *registers):
         raise BpfFault(FaultKind.BAD_CALL, "not so")
 
-    address = ctypes.cast(helper, ctypes.c_void_p).value
+    address = ctypes.cast(helper, ctypes.c_void_p).value or 0
     machine = NativeMachine(shapes(), Plan(helpers={7: address}), helpers={7: raising})
     with pytest.raises(BpfFault, match="instruction 1: not so"):
         machine.run(program("r0 = 1\ncall 7\nexit"))
@@ -450,7 +451,7 @@ def test_a_writable_context_is_not_believed_after_a_store():
 def test_map_values_are_proved_behind_the_null_check():
     """A value of a looked-up map is good within its size, once it is known not to be null."""
     maps = Maps(machine_of("interpreter").regions)
-    values = maps.create(MapDefinition("values", MapType.ARRAY, 4, 12, 4))
+    values: Any = maps.create(MapDefinition("values", MapType.ARRAY, 4, 12, 4))
     head = f"*(u32 *)(r10 - 4) = 0\nr2 = r10\nr2 += -4\nr1 = {values.address} ll\ncall 1\n"
     text = head + "r9 = r0\n{}if r0 == 0 goto out\n*(u32 *)(r9 + 8) = 1\nr3 = *(u64 *)(r0 + 8)\nout: r0 = 0\nexit"
     assert proved(text.format(""), maps=maps.by_address) == [0, 8]
@@ -465,7 +466,7 @@ def test_a_lookup_that_gives_something_else_is_not_believed():
     machine = native_machine()
     maps = Maps(machine.regions)
     machine.maps = maps.by_address
-    values = maps.create(MapDefinition("values", MapType.ARRAY, 4, 8, 1))
+    values: Any = maps.create(MapDefinition("values", MapType.ARRAY, 4, 8, 1))
     text = f"r1 = {values.address} ll\nr2 = r10\ncall 1\nif r0 == 0 goto out\nr0 = *(u64 *)(r0 + 0)\nout: exit"
     code = program(text)
     values.values_region.data[:] = (77).to_bytes(8, "little")

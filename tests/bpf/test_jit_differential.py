@@ -59,7 +59,7 @@ def test_any_packet_program_comes_to_the_same(name, context):
     @given(st.data(), st.sampled_from([0, 0, 0, 4, 1000]), budgets, st.integers(0, 1000))
     def check(data, lies, budget, seed):
         world = PacketWorld(MACHINES[name](seed), context)
-        world.machine.maps = world.maps.by_address
+        world.take_maps()
         code = Code(decode(data.draw(packet_programs(context, world.map.address))), "random")
         expected = world.interpreted(code, lies, budget)
         assert world.outcome(code, lies, budget) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -54,7 +55,8 @@ def every_use_of(immediate, offset):
     for form in FORMS:
         if form.family in (Family.LOAD, Family.ATOMIC):
             slots.append((form.opcode, 6, 6, offset, dict([form.selector])["imm"] if form.selector else 0))
-    return encode([*slots, (0x95, 0, 0, 0, 0)])
+    every: list[Any] = [*slots]
+    return encode([*every, (0x95, 0, 0, 0, 0)])
 
 
 @given(st.integers(0x0101_0101, 0x7FFF_FFFF) | st.integers(-0x8000_0000, -0x0101_0101), st.integers(0, 1000))
@@ -137,10 +139,8 @@ def test_tables_of_hardened_code_are_read_only():
 
 def test_one_word_hardens_a_program():
     """hardened=True gives a program that does the same, and seed makes its code repeatable."""
-    plain, one, other = (
-        bpf.load(assemble(LOOP), tier="jit", **options)
-        for options in ({}, {"hardened": True, "seed": 1}, {"hardened": True, "seed": 2})
-    )
+    choices: list[Any] = [{}, {"hardened": True, "seed": 1}, {"hardened": True, "seed": 2}]
+    plain, one, other = (bpf.load(assemble(LOOP), tier="jit", **options) for options in choices)
     results = [loaded.run() for loaded in (plain, one, other)]
     assert [(int(result), result.instructions) for result in results] == [(5050, 403)] * 3
     codes = [bytes_of(loaded.object.machine, loaded.code) for loaded in (plain, one, other)]

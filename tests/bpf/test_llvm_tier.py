@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,7 +27,7 @@ pytestmark = needs_native_code
 SUM = "r0 = 0\nagain:\nr0 += r1\nr1 += -1\nif r1 != 0 goto again\nexit"
 
 
-def machine(**options: object) -> LlvmMachine:
+def machine(**options: Any) -> LlvmMachine:
     """A machine of the tier."""
     made = llvm_machine(**options)
     assert isinstance(made, LlvmMachine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,9 +38,10 @@ TIERS = [
 ]
 
 
-def load(text: str, tier: str, **options: object) -> bpf.Program:
+def load(text: str, tier: str, **options: Any) -> bpf.Program:
     """A program on packets, without what only the kernel's verifier asks."""
-    return bpf.load(bpf.assemble(text), tier=tier, cache=False, **{"context": "xdp", "verify": False, **options})
+    given: dict[str, Any] = {"context": "xdp", "verify": False, **options}
+    return bpf.load(bpf.assemble(text), tier=tier, cache=False, **given)
 
 
 @pytest.fixture(params=TIERS)
@@ -114,13 +116,19 @@ def test_stack_and_registers_begin_at_zero_in_each_run(tier):
 def test_helpers_in_python_see_the_packet_that_is_run(tier):
     """A helper is called with a machine whose context is the packet that the program is at, and may move it."""
     seen = []
+
+    def adjust(machine: Any, *_: int) -> int:
+        seen.append(machine.context.data)
+        moved: int = machine.context.adjust_head(2)
+        return moved
+
     program = bpf.load(
         bpf.assemble("r6 = r1\ncall 200\nr2 = *(u32 *)(r6 + 0)\nr0 = *(u32 *)(r6 + 4)\nr0 -= r2\nexit"),
         tier=tier,
         cache=False,
         context="xdp",
         verify=False,
-        helpers={200: lambda machine, *_: seen.append(machine.context.data) or machine.context.adjust_head(2)},
+        helpers={200: adjust},
     )
     packets = [bytes([number]) * (20 + number) for number in range(4)]
     assert program.run_many(packets).retval.tolist() == [18, 19, 20, 21]
@@ -201,7 +209,7 @@ def test_what_is_no_packets_is_refused():
     with pytest.raises(UnsupportedInput, match="101"):
         program.run_many(capture([], link=101))
     with pytest.raises(UsageError, match="float64"):
-        program.run_many(np.zeros((3, 3)))
+        program.run_many(np.zeros((3, 3)))  # type: ignore[arg-type]
     with pytest.raises(UsageError):
         program.run_many(bytes(64))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,9 +39,9 @@ class World:
     def __init__(self, type: MapType, key_size: int, entries: int, cpus: int = 1) -> None:
         self.machine: NativeMachine = llvm_machine()
         self.maps = Maps(self.machine.regions, cpus)
-        self.map = self.maps.create(MapDefinition("map", type, key_size, 12, entries))
+        self.map: Any = self.maps.create(MapDefinition("map", type, key_size, 12, entries))
         self.table = HelperTable(Host(self.maps))
-        self.machine.helpers |= self.table.by_number
+        self.machine.helpers.update(self.table.by_number)
         self.machine.maps = self.maps.by_address
         self.keys = self.machine.regions.allocate(64, "keys")
         self.code = Code(decode(bpf.assemble(LOOK_UP.format(map=self.map.address))), "lookup")

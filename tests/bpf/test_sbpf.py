@@ -3,6 +3,7 @@
 import ctypes
 import io
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -466,7 +467,7 @@ def native_sum():
     return ctypes.cast(total, ctypes.c_void_p).value, total
 
 
-KEPT = []
+KEPT: list[Any] = []
 
 
 # Verification
@@ -532,7 +533,7 @@ def test_usage(tier):
 def test_the_builder_makes_shared_objects_that_pyelftools_reads():
     """The files of these tests are ELF: another reader finds sections, symbols and relocations in them."""
     file = Lenient(call(-1) + EXIT, symbols={"sol_log_": (0, NOTYPE)}, relocations=[(TEXT_AT, 10, "sol_log_")])
-    read = ELFFile(io.BytesIO(file.build()))
+    read: Any = ELFFile(io.BytesIO(file.build()))
     assert (read["e_type"], read["e_flags"]) == ("ET_DYN", 0)
     (relocation,) = read.get_section_by_name(".rel.dyn").iter_relocations()
     assert (relocation["r_offset"], relocation["r_info_type"]) == (TEXT_AT, 10)

@@ -1,6 +1,7 @@
 """SBPF: what each instruction does in each version, and that native code does what the interpreter does."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -238,6 +239,7 @@ def random_program(version, source):
 def outcome(program, data, arguments, budget):
     """All that a run comes to; of a run that ends well r6 to r10 mean nothing."""
     kept = 11
+    end: Any
     try:
         result = program.run(data, *arguments, budget=budget)
         end, kept = (result.r0, result.data), 6

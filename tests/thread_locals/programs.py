@@ -60,7 +60,7 @@ def functions_at(address_of: Callable[[str], int]) -> dict[str, Any]:
 
 def transcript(functions: dict[str, Any]) -> list[int]:
     """Call the functions as CALLS says, and note the results."""
-    return [functions[name](*arguments) for name, *arguments in CALLS]
+    return [functions[str(name)](*arguments) for name, *arguments in CALLS]
 
 
 class NativeThread:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
@@ -98,7 +99,7 @@ ASSEMBLY = """
 
 def test_the_code_is_what_its_assembly_says() -> None:
     """Bytes, and places, kinds and addends of all relocations."""
-    elf = ELFFile(BytesIO(toolchain.assemble(ASSEMBLY)))
+    elf: Any = ELFFile(BytesIO(toolchain.assemble(ASSEMBLY)))
     names = [symbol.name for symbol in elf.get_section_by_name(".symtab").iter_symbols()]
     kinds = {2: "R_X86_64_PC32", 4: "R_X86_64_PLT32", 19: "R_X86_64_TLSGD"}
     for name, routine in EXIT_CODE.items():

@@ -68,7 +68,7 @@ class AArch64:
     registers: Rows = np.array(AArch64Assembler.BPF, np.int64)
     short_reach = (-BRANCH_REACH, BRANCH_REACH - 4)
     record_bias = 0
-    paddings = PADDINGS
+    paddings: tuple[int, ...] = PADDINGS
     pointer_kind = "R_AARCH64_ABS64"
 
     def own_features(self, kind: Rows, operands: npt.NDArray[np.int64]) -> Rows:
