@@ -445,6 +445,8 @@ def test_memory_is_read_and_written_through_the_handle():
 INTERRUPTED = """
 import ctypes, os, signal, sys, threading
 import jitlink
+# A process that was started in the background may have been told to ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 library = jitlink.load(sys.argv[1], target="aarch64")
 forever = library.function("forever", None)
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
