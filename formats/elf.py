@@ -74,7 +74,7 @@ def machine_name(head: bytes) -> str | None:
 def machine_in_words(head: bytes) -> str:
     """Objects of this sort, in the words of an error."""
     machine, order = _machine(head)
-    return f"{order}-endian objects for machine {machine}"
+    return f"{order}-endian objects for {elf.MACHINE_NAMES.get(machine, f'machine {machine}')}"
 
 
 def _machine(head: bytes) -> tuple[int, str]:

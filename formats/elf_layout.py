@@ -57,6 +57,30 @@ IDENT_BIG = int.from_bytes(MAGIC + bytes((CLASS_64, DATA_BIG, VERSION_CURRENT)),
 IDENT_MASK = (1 << 56) - 1
 TYPE_NAMES = {0: "no file type", 2: "an executable", 3: "a shared object", 4: "a core file"}
 ET_REL = 1
+MACHINE_NAMES = {
+    2: "EM_SPARC",
+    3: "EM_386",
+    4: "EM_68K",
+    8: "EM_MIPS",
+    15: "EM_PARISC",
+    20: "EM_PPC",
+    21: "EM_PPC64",
+    22: "EM_S390",
+    40: "EM_ARM",
+    42: "EM_SH",
+    43: "EM_SPARCV9",
+    50: "EM_IA_64",
+    62: "EM_X86_64",
+    83: "EM_AVR",
+    105: "EM_MSP430",
+    183: "EM_AARCH64",
+    190: "EM_CUDA",
+    224: "EM_AMDGPU",
+    243: "EM_RISCV",
+    247: "EM_BPF",
+    258: "EM_LOONGARCH",
+}
+"""Names of e_machine in errors: those that compilers of today make objects for (gABI, e_machine)."""
 
 SHT_NULL = 0
 SHT_PROGBITS = 1

@@ -9,6 +9,7 @@ from typing import Any
 from jitlink.arches import FILE_OF, architecture, host_architecture
 from jitlink.arches.architecture import Architecture
 from jitlink.errors import LinkFailure, SymbolNotFound, UnsupportedInput
+from jitlink.escaping import escaped
 from jitlink.graph import LinkGraph
 from jitlink.inputs import Inputs, Source, collect
 from jitlink.joining import join
@@ -200,8 +201,20 @@ def link_image(
     storage = FixedStorage(machine.thread_locals) if machine.thread_locals is not None else None
     linked = link(join(graphs), _GivenNames(define or {}), _FixedPlace(base), options, storage)
     if linked.resolver_slots:
-        raise LinkFailure("an indirect function (STT_GNU_IFUNC) chooses its code by running; an image cannot run it")
+        raise _unresolved(linked.graph)
     return Image(linked)
+
+
+def _unresolved(graph: LinkGraph) -> LinkFailure:
+    """Make the error for indirect functions, whose resolvers nobody can run in an image."""
+    assert isinstance(graph.target, Architecture)
+    edges = (graph.edges.kind == graph.target.kind_number(graph.target.resolver_pointer)).nonzero()[0]
+    names = sorted({escaped(graph.edges[row].target.name) for row in edges.tolist()})
+    several = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return LinkFailure(
+        f"{names[0]}{several}: an indirect function (STT_GNU_IFUNC) chooses its code by running, and an image cannot "
+        "run it"
+    )
 
 
 def target_of(inputs: Inputs, name: str | None) -> Architecture:

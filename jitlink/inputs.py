@@ -1,9 +1,9 @@
 """Inputs: from what a caller names to objects in one buffer.
 
-A path, bytes, or a link graph. What an input is, its content decides and not its name: an ELF object,
-an archive of objects (also of archives, and thin ones whose members are files of their own), or LLVM
-IR, which is compiled first. All bytes of one call are put into one buffer, the pool, so that the reader
-can look at all objects at once.
+A path, bytes, or a link graph. What an input is, its content decides and not its name: an object,
+an archive of objects (also of archives, and thin ones whose members are files of their own), a linker
+script that names files, or LLVM IR, which is compiled first. All bytes of one call are put into one
+buffer, the pool, so that the reader can look at all objects at once.
 
 Files are read, not mapped: a mapped file that another process cuts short would end ours.
 """
@@ -24,8 +24,10 @@ from jitlink.arches import FILE_OF
 from jitlink.arches.architecture import Architecture
 from jitlink.columns import Buffer, load_records
 from jitlink.errors import MalformedInput, UnreadableInput, UnsupportedInput
+from jitlink.escaping import escaped
 from jitlink.formats.archive import Archive, is_archive, read_archive
 from jitlink.formats.batch import Batch
+from jitlink.formats.linker_script import NamedFile, is_linker_script, read_linker_script
 from jitlink.formats.objects import COFF_HEADER_SIZE, FORMATS, LONGEST_HEAD, ObjectFormat, format_of
 from jitlink.formats.universal import is_universal, read_universal, wanted_slice
 from jitlink.graph import PADDING, Definition, LinkGraph, Scope
@@ -37,9 +39,10 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | LinkGraph
 ALIGNMENT = 16
 """Of each input in the pool, in bytes."""
 DEEPEST_NESTING = 8
-"""Archives in archives: no build makes more than two levels."""
-IR_HEAD = 512
-"""Bytes by which LLVM IR is told."""
+"""Archives in archives, and scripts that name scripts: no build makes more than two levels."""
+TEXT_HEAD = 512
+"""Bytes by which LLVM IR and linker scripts are told."""
+SHARED_LIBRARY = re.compile(r"\.so(\.[0-9.]+)?$")
 BITCODE = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")
 IR_TEXT = re.compile(
     rb"\s*(;|source_filename\s*=|target (datalayout|triple)|define |declare |module asm|@[\w.\"$-]+\s*=)"
@@ -241,7 +244,7 @@ def _open(source: str | os.PathLike[str] | bytes | bytearray | memoryview, numbe
     if isinstance(source, bytes | bytearray | memoryview):
         data = memoryview(source).cast("B")
         name = "(bytes)" if not number else f"(bytes {number + 1})"
-        head = bytes(data[:IR_HEAD])
+        head = bytes(data[:TEXT_HEAD])
         return name, _Content(len(data), data) if not _is_ir(head) else _compiled(bytes(data), name)
     name = os.fspath(source)
     try:
@@ -280,8 +283,9 @@ def _pooled(contents: list[tuple[str, _Content]]) -> tuple[Buffer, list[Member]]
     for (name, content), member in zip(contents, members, strict=True):
         after = member.start + member.size
         content.copy_to(view[member.start : after], name)
-        # Also what rounding up has put between: the null records are read from the end of the pool.
-        pool[after : after + ALIGNMENT + PADDING] = 0
+        pool[after : after + ALIGNMENT] = 0
+    # The null records are read from the end of the pool.
+    pool[end:] = 0
     return pool, members
 
 
@@ -292,9 +296,10 @@ class _Sorter:
         self.inputs = inputs
         self.whole_archive = whole_archive
         self.machine = machine
+        self.named: set[str] = set()
 
     def sort(self, member: Member, path: str | None, depth: int = 0) -> None:
-        """Take one member in; path is the file that it is in."""
+        """Take one member in. path: of the file that it is, None for bytes and for a part of a file."""
         pool = self.inputs.pool
         if is_archive(pool, member.start, member.size):
             self._open_archive(member, path, depth)
@@ -306,7 +311,10 @@ class _Sorter:
         if format is not None:
             member.format = format.name
         else:
-            beginning = pool[member.start : member.start + min(member.size, IR_HEAD)].tobytes()
+            beginning = pool[member.start : member.start + min(member.size, TEXT_HEAD)].tobytes()
+            if is_linker_script(beginning):
+                self._open_script(member, path, depth)
+                return
             if not _is_ir(beginning):
                 raise not_linkable(self.inputs.head_of(member), member)
             ir = pool[member.start : member.start + member.size].tobytes()
@@ -320,6 +328,23 @@ class _Sorter:
         slices = read_universal(self.inputs.pool, member.start, member.size, member.name)
         found = wanted_slice(slices, self.machine, _canonical(platform.machine()), member.name)
         self.sort(Member(f"{member.name}({found.machine})", found.start, found.size), path, depth + 1)
+
+    def _open_script(self, member: Member, path: str | None, depth: int) -> None:
+        """Take the files in that a linker script names, each once."""
+        if depth == DEEPEST_NESTING:
+            raise UnsupportedInput(f"linker scripts nested more than {DEEPEST_NESTING} deep", input=member.name)
+        text = self.inputs.pool[member.start : member.start + member.size].tobytes()
+        files = read_linker_script(text, member.name)
+        if path is None:
+            hint = "Give it by its path, and not in an archive"
+            raise UnsupportedInput("a linker script, which names files", input=member.name, hint=hint)
+        found = [_find_named(file, os.path.dirname(path), member.name) for file in files]
+        # Of two scripts that name each other, neither is read twice.
+        fresh = {os.path.realpath(each): each for each in found if each is not None}
+        paths = [each for resolved, each in fresh.items() if resolved not in self.named]
+        self.named |= fresh.keys()
+        for opened, each in zip(self._add_to_pool([_open(each, 0) for each in paths]), paths, strict=True):
+            self.sort(opened, each, depth + 1)
 
     def _open_archive(self, member: Member, path: str | None, depth: int) -> None:
         """Take the members of an archive in, or the archive as a library."""
@@ -336,14 +361,14 @@ class _Sorter:
             names = [f"{member.name}({name})" for name in archive.member_names]
             members = [Member(*row) for row in zip(names, starts, sizes, strict=True)]
         if self.whole_archive:
-            self._take_all(members, path, depth)
+            self._take_all(members, depth)
             return
         self.inputs.libraries.append(Library(member.name, members, self.inputs, archive))
         for each in members:
             if is_archive(self.inputs.pool, each.start, each.size):
-                self._open_archive(each, path, depth + 1)
+                self._open_archive(each, None, depth + 1)
 
-    def _take_all(self, members: list[Member], path: str | None, depth: int) -> None:
+    def _take_all(self, members: list[Member], depth: int) -> None:
         """Take all members as objects; one look tells whether all of them are."""
         starts = np.array([member.start for member in members], np.int64)
         sizes = np.array([member.size for member in members], np.int64)
@@ -355,7 +380,7 @@ class _Sorter:
                 self.inputs.objects += members
                 return
         for each in members:
-            self.sort(each, path, depth + 1)
+            self.sort(each, None, depth + 1)
 
     def _fetch(self, archive: Archive, path: str | None) -> list[Member]:
         """Read the members of a thin archive, whose names are paths relative to it, behind the pool."""
@@ -376,6 +401,21 @@ class _Sorter:
         return [Member(member.name, member.start + offset, member.size) for member in members]
 
 
+def _find_named(file: NamedFile, directory: str, script: str) -> str | None:
+    """Find a file that a linker script in a directory names; None for one that a process loads if it needs it.
+
+    Names are looked for in that directory, then in the current one; -lNAME is libNAME.a. Raises UnreadableInput.
+    """
+    name = f"lib{file.name[2:]}.a" if file.name.startswith("-l") else file.name.removeprefix("=")
+    if file.as_needed and SHARED_LIBRARY.search(name):
+        return None
+    beside = os.path.join(directory, name)
+    found = next((each for each in (beside, name) if os.path.exists(each)), None)
+    if found is None:
+        raise UnreadableInput(f"names {escaped(file.name)}, and there is no such file", input=script)
+    return found
+
+
 def not_linkable(head: bytes, member: Member) -> MalformedInput | UnsupportedInput:
     """Make the error for something that is no object that we read. head: its first bytes."""
     if not member.size:
@@ -383,4 +423,4 @@ def not_linkable(head: bytes, member: Member) -> MalformedInput | UnsupportedInp
     for magic, sort in OTHER_FORMATS.items():
         if head.startswith(magic):
             return UnsupportedInput(f"{sort}; it is not linked", input=member.name)
-    return MalformedInput("neither an ELF object nor an archive nor LLVM IR", input=member.name)
+    return MalformedInput("neither an object nor an archive nor LLVM IR", input=member.name)

@@ -224,7 +224,7 @@ def test_whole_archive_takes_all_members():
 def test_a_member_that_is_no_object_is_minded_only_when_it_is_needed():
     """A text file in an archive harms no link on demand; with whole_archive it is refused by name."""
     members = archive({"README": b"how to build this\n", "c.o": CHAIN["c.o"]})
-    with pytest.raises(jitlink.MalformedInput, match=r"\(README\): neither an ELF object nor an archive"):
+    with pytest.raises(jitlink.MalformedInput, match=r"\(README\): neither an object nor an archive"):
         jitlink.load(members, whole_archive=True)
 
 

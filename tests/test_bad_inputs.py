@@ -84,7 +84,7 @@ def test_every_truncation_is_refused(sound):
         if size == 0:
             assert caught.value.fault == "the file is empty"
         elif size < 4:
-            assert caught.value.fault == "neither an ELF object nor an archive nor LLVM IR"
+            assert caught.value.fault == "neither an object nor an archive nor LLVM IR"
         elif size < 64:
             assert caught.value.fault == "the file ends inside its ELF header"
         elif size < sound.get(0, HEADER["shoff"]) + 64:
@@ -138,7 +138,7 @@ def test_an_unreadable_input_is_an_os_error(tmp_path):
 @pytest.mark.parametrize("content", [b"\0" * 100, b"text\n", b"\x7fEL", b"!<arch>", b"#!/bin/sh\n", b"MZ" + bytes(70)])
 def test_other_content_is_refused(content):
     """What is no object, no archive and no LLVM IR is refused, and a known format by its name."""
-    with pytest.raises(jitlink.InputError, match=r"neither an ELF object nor an archive|a Windows exec"):
+    with pytest.raises(jitlink.InputError, match=r"neither an object nor an archive|a Windows exec"):
         jitlink.load(content)
 
 

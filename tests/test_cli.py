@@ -207,7 +207,7 @@ def test_missing_library_says_where_it_was_looked_for(write, tmp_path):
 @pytest.mark.parametrize("name", ["run", "show", "link"])
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(None, "No such file"), (b"", "empty"), (b"hello", "neither an ELF object"), (b"\x7fELF", "")],
+    [(None, "No such file"), (b"", "empty"), (b"hello", "neither an object"), (b"\x7fELF", "")],
     ids=["missing", "empty", "text", "cut short"],
 )
 def test_bad_input_is_a_message_that_names_it(tmp_path, name, content, word):

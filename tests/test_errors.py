@@ -183,7 +183,7 @@ def test_a_missing_file_is_unreadable(tmp_path: Path) -> None:
     ("content", "error", "text"),
     [
         (b"", MalformedInput, "the file is empty"),
-        (b"hello, this is text", MalformedInput, "neither an ELF object nor an archive nor LLVM IR"),
+        (b"hello, this is text", MalformedInput, "neither an object nor an archive nor LLVM IR"),
         (b"\xcf\xfa\xed\xfe" + bytes(60), UnsupportedInput, "Mach-O"),
         (b"\x7fELF\x02\x01\x01" + bytes(20), MalformedInput, "ends inside its ELF header"),
     ],

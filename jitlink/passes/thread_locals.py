@@ -208,7 +208,9 @@ def bind_thread_locals(graph: LinkGraph, resolution: Resolution, storage: Thread
     binder.refuse_mismatches()
     binder.prepare_template()
     thread_locals = ThreadLocals(graph, storage)
-    binder.find_outside(thread_locals)
+    if not binder.find_outside(thread_locals):
+        # The link ends where undefined symbols are told of, each with the code that refers to it.
+        return thread_locals
     binder.choose_block(thread_locals)
     binder.relax(thread_locals, target.thread_locals)
     binder.make_entries(thread_locals)
@@ -298,9 +300,13 @@ class _Binder:
         self.resolution.hidden[number] = True
         self.resolution.undefined.pop(self.base_symbol)
 
-    def find_outside(self, thread_locals: ThreadLocals) -> None:
-        """Find the variables that the link refers to and does not define; what is nowhere stays undefined."""
+    def find_outside(self, thread_locals: ThreadLocals) -> bool:
+        """Find the variables that the link refers to and does not define; what is nowhere stays undefined.
+
+        Returns whether all of them are somewhere.
+        """
         symbols = self.graph.symbols
+        complete = True
         rows = self.accesses()
         for row in np.unique(self.graph.edges.target[rows]).tolist():
             if symbols.definition[row] != UNDEFINED or row not in self.resolution.undefined:
@@ -321,6 +327,9 @@ class _Binder:
                     f"{self._described(first)}: nothing defines this weak symbol, and a thread-local cannot be "
                     "at address 0 in all threads: define it"
                 )
+            else:
+                complete = False
+        return complete
 
     def choose_block(self, thread_locals: ThreadLocals) -> None:
         """Decide whether the own block must have one distance from the thread pointer, and refuse what cannot be."""

@@ -80,6 +80,14 @@ def test_undefined_variables_are_reported_with_all_other_undefined_symbols() -> 
     assert sorted(caught.value.names) == ["missing", "nowhere"]
 
 
+def test_the_place_of_an_undefined_variable_is_the_code_that_refers_to_it() -> None:
+    """Not the GOT entry that its access would go through."""
+    source = "extern __thread int nowhere; int f(void) { return nowhere; }"
+    for flags in (("-fPIC",), ("-fPIC", "-ftls-model=initial-exec")):
+        with pytest.raises(UndefinedSymbols, match=r"nowhere, referred to by \(bytes\): \.text\+0x"):
+            jitlink.link(toolchain.zig_cc(source, *flags), base=0x10000000)
+
+
 @NATIVE
 def test_a_weak_variable_that_nothing_defines_is_refused() -> None:
     """There is no thread-local at address 0."""
