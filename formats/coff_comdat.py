@@ -5,8 +5,12 @@ auxiliary record says how to choose; the name of the second identifies the thing
 no name of its own: it goes with another section of its object, which may itself be associative. That is how
 unwind records and initialisers follow the function or the variable that they belong to.
 
+GNU tools know no associative sections. They call the unwind records of a function in `.text$NAME`
+`.pdata$NAME` and `.xdata$NAME`, and their `strip` takes away the symbols of sections that nothing refers to, as of
+these. So such a section without a symbol goes with the function of its name.
+
 Source: Microsoft PE Format specification, "COMDAT Sections (Object Only)", "Auxiliary Format 5: Section
-Definitions".
+Definitions"; GNU's names are those of GCC's libraries for Windows.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from jitlink.formats.coff import CoffReader
 
 ZERO = np.zeros(1, np.int64)
+CODE_PREFIX = b".text$"
+SIX_BYTES = np.uint64((1 << 48) - 1)
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,13 @@ def read_comdats(reader: CoffReader) -> Comdats:
         return Comdats(group_of, parent, NO_ROWS, NO_ROWS, np.empty(0, np.bool_), NO_ROWS)
     definition = _definitions(reader, is_comdat)
     refuse = reader.batch.refuse_any
+    nameless = rows[definition[rows] == 0]
+    if len(nameless):
+        parent[nameless] = _functions_of_same_name(reader, nameless)
+        fault = "a COMDAT section has no symbol that says how to choose it"
+        refuse(parent[nameless] == 0, fault, reader.owner[nameless])
+        rows = rows[definition[rows] > 0]
     owner = reader.owner[rows]
-    refuse(definition[rows] == 0, "a COMDAT section has no symbol that says how to choose it", owner)
     record_at = reader.symbol_at[definition[rows]] + reader.symbol_size[owner]
     record = reader.load(record_at, coff.AUX_SECTION)
     selection = record["selection"].astype(np.int64)
@@ -80,8 +91,8 @@ def read_comdats(reader: CoffReader) -> Comdats:
         "an associative section goes with a section that is not there",
         owner,
     )
-    followers = rows[associative]
-    parent[followers] = reader.first_section[owner[associative]] + number[associative]
+    parent[rows[associative]] = reader.first_section[owner[associative]] + number[associative]
+    followers = np.concatenate((rows[associative], nameless))
     leading = rows[~associative]
     group_of[leading] = np.arange(1, len(leading) + 1)
     group_of = group_of[_heads(reader, parent, followers)]
@@ -98,6 +109,18 @@ def _definitions(reader: CoffReader, is_comdat: npt.NDArray[np.bool_]) -> Rows:
     """The symbol that stands for each COMDAT section, or 0: int64[sections]."""
     symbols = (reader.is_section_symbol() & is_comdat[reader.symbol_section]).nonzero()[0]
     return lowest_by(reader.symbol_section[symbols], symbols, len(is_comdat), 0)
+
+
+def _functions_of_same_name(reader: CoffReader, sections: Rows) -> Rows:
+    """The section of the function whose name each section has behind its dollar sign, or 0: int64[n]."""
+    prefix = np.uint64(int.from_bytes(CODE_PREFIX, "little"))
+    of_code = (reader.section_words[0] & SIX_BYTES == prefix) & np.isin(reader.owner, reader.owner[sections])
+    functions = {
+        (int(reader.owner[row]), reader.names.raw(int(reader.section_name[row])).partition(b"$")[2]): row
+        for row in reversed(of_code.nonzero()[0].tolist())
+    }
+    wanted = [(int(reader.owner[row]), reader.names.raw(int(reader.section_name[row]))) for row in sections.tolist()]
+    return np.array([functions.get((owner, name.partition(b"$")[2]), 0) for owner, name in wanted], np.int64)
 
 
 def _heads(reader: CoffReader, parent: Rows, followers: Rows) -> Rows:

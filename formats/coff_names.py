@@ -30,6 +30,8 @@ Words = npt.NDArray[np.uint64]
 """The first 16 bytes of each name as two words, zeroes behind its end: uint64[2, names]."""
 
 SHORT, HEAD = 8, 16
+LONGEST = 4096
+"""Bytes of a name that is read by itself; Microsoft's compiler makes no longer ones."""
 SLASH, DOLLAR, ZERO_DIGIT = map(ord, "/$0")
 BASE_64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 NO_DIGIT = -1
@@ -136,12 +138,15 @@ class Names:
         self.added += names
         return -(first + 1 + np.arange(len(names)))
 
+    def raw(self, position: int) -> bytes:
+        """A name, of which no more than LONGEST bytes are read."""
+        if position < 0:
+            return self.added[-position - 1]
+        return self.batch.pool[position : position + LONGEST].tobytes().partition(b"\0")[0]
+
     def text(self, position: int) -> str:
         """A name for an error message."""
-        if position < 0:
-            return self.added[-position - 1].decode(errors="surrogateescape")
-        found = self.batch.pool[position : position + 256].tobytes().partition(b"\0")[0]
-        return found.decode(errors="surrogateescape")
+        return self.raw(position).decode(errors="surrogateescape")
 
 
 def _number(letters: npt.NDArray[np.uint8], value_of: Rows, base: int) -> tuple[Rows, npt.NDArray[np.bool_]]:

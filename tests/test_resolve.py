@@ -223,6 +223,14 @@ def test_absolute_definitions_count_as_strong() -> None:
         jitlink.link(defines(b"data"), assemble(".globl name\nname = 17\n"), base=BASE)
 
 
+def test_definitions_as_the_same_number_are_one() -> None:
+    """GNU ld and lld link objects that define a name as the same absolute number; another number is a duplicate."""
+    same = [assemble(".globl name\nname = 17\n") for _ in range(3)]
+    assert jitlink.link(*same, refers(), base=BASE).address_of("name") == 17
+    with pytest.raises(DuplicateDefinitions, match="name, defined by"):
+        jitlink.link(*same, assemble(".globl name\nname = 18\n"), base=BASE)
+
+
 def test_all_undefined_symbols_are_reported_at_once_with_places() -> None:
     """Each name once, with a place that refers to it, and what a person can do."""
     source = ".data\n.quad 0\n.quad first\n.quad second\n.quad first\n.weak third\n.quad third\n"

@@ -2,8 +2,8 @@
 
 Within a batch of inputs, a name means the same thing everywhere. Of its definitions a strong one wins,
 then a common symbol, then a weak one (gABI, Symbol Table: "the link editor honors the common definition
-and ignores the weak ones"), among equals the first. Two strong definitions are an error. Before that,
-of all COMDAT groups with one signature one is kept (jitlink.passes.comdat).
+and ignores the weak ones"), among equals the first. Two strong definitions are an error, unless both are
+the same absolute number. Before that, of all COMDAT groups with one signature one is kept (jitlink.passes.comdat).
 
 Local symbols take no part: their edges already point at the right row.
 """
@@ -142,10 +142,21 @@ def _refuse_duplicates(graph: LinkGraph, rows: Rows, number: Rows, rank: Rows) -
         return
     by_name, first = rows_by(number, len(rank))
     twice = (times > 1).nonzero()[0].tolist()
-    definers = sorted(sorted(rows[by_name[first[name] : first[name + 1]]].tolist()) for name in twice)
+    definers = [rows[by_name[first[name] : first[name + 1]]] for name in twice]
+    definers = sorted(sorted(several.tolist()) for several in definers if not _is_one_number(graph, several))
+    if not definers:
+        return
     raise DuplicateDefinitions(
         [graph.c_name(graph.raw_name_at(int(graph.symbols.name[several[0]]))) for several in definers],
         [[_definition_place(graph, row) for row in several] for several in definers],
+    )
+
+
+def _is_one_number(graph: LinkGraph, rows: Rows) -> bool:
+    """Whether symbols are all the same number, and no place in a section: as linkers do, we take that for one."""
+    symbols = graph.symbols
+    return bool(
+        (symbols.definition[rows] == ABSOLUTE).all() and (symbols.offset[rows] == symbols.offset[rows[0]]).all()
     )
 
 

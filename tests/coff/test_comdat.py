@@ -13,6 +13,7 @@ from jitlink import DuplicateDefinitions, LinkFailure, MalformedInput
 from tests.coff.writer import (
     ANY,
     ASSOCIATIVE,
+    CODE,
     COMDAT,
     DATA,
     EXACT_MATCH,
@@ -248,3 +249,31 @@ def test_an_associative_section_of_none_is_refused(parent):
     made.comdat(".xdata", b"info", ASSOCIATIVE, parent=parent)
     with pytest.raises(MalformedInput, match="an associative section goes with a section that is not there"):
         jitlink.read(made.write())
+
+
+def gnu_function(content: bytes, *, partner: str = ".text$thing") -> bytes:
+    """A COMDAT function as GCC writes it, whose unwind records have lost their symbol to strip."""
+    made = Object()
+    text = made.section(".text$thing", content, CODE | COMDAT)
+    made.section_symbol(text, selection=ANY)
+    function = made.symbol("thing", section=text)
+    data = made.section(partner.replace(".text", ".rdata", 1), bytes(8), READ_ONLY | COMDAT)
+    made.relocate(data, 0, function, 1)
+    return made.write()
+
+
+def test_a_section_that_strip_took_the_symbol_of_goes_with_the_function_of_its_name():
+    """As in the libraries of GCC for Windows, `.pdata$f` belongs to `.text$f`: of both the same copy is kept."""
+    image = jitlink.link(*[gnu_function(bytes([0xC3, number])) for number in range(3)], base=BASE)
+    live = [each for each in image.graph.blocks if each.live and each.section.name.endswith("$thing")]
+    assert sorted(each.section.name for each in live) == [".rdata$thing", ".text$thing"]
+    address = image.address_of("thing")
+    assert image.read(address, 2) == b"\xc3\0"
+    pointer = next(each for each in live if each.section.name == ".rdata$thing")
+    assert image.read(pointer.address, 8) == address.to_bytes(8, "little")
+
+
+def test_a_comdat_section_without_a_symbol_or_a_function_of_its_name_is_refused():
+    """Nothing says whether others replace it."""
+    with pytest.raises(MalformedInput, match="no symbol that says how to choose it"):
+        jitlink.link(gnu_function(b"\xc3", partner=".text$another"), base=BASE)
