@@ -22,7 +22,7 @@ import numpy as np
 
 from jitlink.arches import FILE_OF
 from jitlink.arches.architecture import Architecture
-from jitlink.columns import Buffer, load_records
+from jitlink.columns import Buffer, load_records, zeroed_buffer
 from jitlink.errors import MalformedInput, UnreadableInput, UnsupportedInput
 from jitlink.escaping import escaped
 from jitlink.formats.archive import Archive, is_archive, read_archive
@@ -273,19 +273,15 @@ def _compiled(ir: bytes, name: str) -> _Content:
 
 
 def _pooled(contents: list[tuple[str, _Content]]) -> tuple[Buffer, list[Member]]:
-    """Put contents into one new pool, one behind the other."""
+    """Put contents into one new pool, one behind the other, with zeroes between them and at the end."""
     members, end = [], 0
     for name, content in contents:
         members.append(Member(name, end, content.size))
         end += -(-content.size // ALIGNMENT) * ALIGNMENT
-    pool = np.empty(end + PADDING, np.uint8)
+    pool = zeroed_buffer(end + PADDING)
     view = pool.data
     for (name, content), member in zip(contents, members, strict=True):
-        after = member.start + member.size
-        content.copy_to(view[member.start : after], name)
-        pool[after : after + ALIGNMENT] = 0
-    # The null records are read from the end of the pool.
-    pool[end:] = 0
+        content.copy_to(view[member.start : member.start + member.size], name)
     return pool, members
 
 
