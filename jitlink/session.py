@@ -28,13 +28,13 @@ from jitlink.errors import ClosedError, LinkFailure, SymbolNotFound
 from jitlink.escaping import escaped
 from jitlink.execution import Emulation, execution_of
 from jitlink.graph import LinkGraph
-from jitlink.inputs import Inputs, Source, collect
+from jitlink.inputs import Source
 from jitlink.joining import join
-from jitlink.linker import Definitions, Options, Trace, UserPass, link
+from jitlink.linker import Definitions, Trace, UserPass, link
 from jitlink.memory import Policy
 from jitlink.passes.debug import DebugSections
 from jitlink.passes.linker_symbols import DSO_HANDLE
-from jitlink.passes.members import returning_members, take_members
+from jitlink.passes.members import returning_members
 from jitlink.passes.thread_storage import Variable
 from jitlink.resolvers import Names, Resolver
 from jitlink.runtime.observers import Profiler, observers
@@ -42,6 +42,7 @@ from jitlink.runtime.symbolize import Location
 from jitlink.runtime.symbolize import Names as CodeNames
 from jitlink.runtime.unwind_chain import unwind_chain
 from jitlink.runtime.unwinding import Unwinding
+from jitlink.waiting import Waiting
 
 if TYPE_CHECKING:
     from jitlink.handles import Symbol
@@ -148,23 +149,6 @@ class Session:
         return f"<session: {state}>"
 
 
-class _Waiting:
-    """A link graph that waits to be linked, made at once so that bad input is refused at once.
-
-    A link changes its graph. So the graph is our own, a copy of what the caller holds, and after a link
-    that failed it is made again.
-    """
-
-    def __init__(self, make: Callable[[], LinkGraph]) -> None:
-        self._make = make
-        self._graph: LinkGraph | None = make()
-
-    def take(self) -> LinkGraph:
-        """The graph, to be changed."""
-        graph, self._graph = self._graph, None
-        return self._make() if graph is None else graph
-
-
 class Dylib:
     """Inputs that are linked together, and what they define.
 
@@ -178,10 +162,7 @@ class Dylib:
         self.closed = False
         self.residence = session.execution.residence(session.symbolize)
         self._against: list[Resolver] = [self.outside]
-        self._pending: list[_Waiting] = []
-        self._libraries: list[Inputs] = []
-        self._options = Options()
-        self._dead_strip: bool | None = None
+        self._waiting = Waiting(session.target)
         self._linked: list[Definitions] = []
         self._finalisers: list[int] = []
         self._helper: Dylib | None = None
@@ -221,29 +202,18 @@ class Dylib:
         """
         with self.session.lock:
             self._require_open()
-            inputs = collect(sources, whole_archive=whole_archive, target=self.session.target.name)
-            waiting = [_Waiting(partial(join, [graph])) for graph in inputs.graphs]
-            if inputs.objects:
-                waiting.append(_Waiting(partial(inputs.read, inputs.objects, self.session.target, everything=debug)))
-            if inputs.libraries:
-                self._libraries.append(inputs)
-            self._pending += waiting
-            self._options = Options(
-                exports=exports if exports is not None else self._options.exports,
-                dead_strip=self._strips(dead_strip),
-                copy_data=[*self._options.copy_data, *copy_data],
-                debug=debug or self._options.debug,
-                relax=self._options.relax if relax is None else relax,
-                passes={**self._options.passes, **(passes or {})},
-                trace=trace or self._options.trace,
+            self._waiting.add(
+                sources,
+                whole_archive=whole_archive,
+                dead_strip=dead_strip,
+                exports=exports,
+                copy_data=copy_data,
+                debug=debug,
+                relax=relax,
+                passes=passes,
+                trace=trace,
             )
         return self
-
-    def _strips(self, asked: bool | None) -> bool:
-        """Whether the next link drops what no export needs: as was last asked, else if there are archives."""
-        if asked is not None:
-            self._dead_strip = asked
-        return bool(self._libraries) if self._dead_strip is None else self._dead_strip
 
     def link_against(self, *resolvers: Resolver | Mapping[str, Any] | Callable[[str], Any]) -> Dylib:
         """Say where symbols come from that the dylib does not define, in order of search.
@@ -275,26 +245,19 @@ class Dylib:
         """
         with self.session.lock:
             self._require_open()
-            roots = [*wanted, *(self._options.exports or ())]
-            with returning_members(self._libraries):
-                graphs = [each.take() for each in self._pending]
-                graphs += self._members(graphs, roots)
+            with returning_members(self._waiting.libraries):
+                graphs = self._waiting.take(wanted, self._own_names)
                 if graphs:
                     self._link(join(graphs) if len(graphs) > 1 else graphs[0])
 
-    def _members(self, graphs: Sequence[LinkGraph], roots: Sequence[str]) -> list[LinkGraph]:
-        """Take the members of archives that are needed, and those that these need."""
-        if not self._libraries:
-            return []
-        defined = {name for definitions in self._linked for name in definitions.names()}
-        names = [root.encode(errors="surrogateescape") for root in roots]
-        everything = self._options.debug
-        return take_members(self._libraries, graphs, names, defined, self.session.target, everything=everything)
+    def _own_names(self) -> set[bytes]:
+        """The names that this dylib has defined, hidden ones too."""
+        return {name for definitions in self._linked for name in definitions.names()}
 
     def _link(self, graph: LinkGraph) -> None:
         try:
             self.residence.begin(graph)
-            options = replace(self._options, crossing=self._crossing(graph))
+            options = replace(self._waiting.options, crossing=self._crossing(graph))
             linked = link(graph, self, self.residence, options, self.residence.storage(self._find_variable))
             chain = unwind_chain(linked)
             self.residence.place(linked)
@@ -307,13 +270,7 @@ class Dylib:
             self.conventions.placed(code)
         definitions = linked.definitions()
         self._linked.append(definitions)
-        self._pending = []
-        self._options = Options(
-            exports=self._options.exports,
-            dead_strip=self._options.dead_strip,
-            debug=self._options.debug,
-            relax=self._options.relax,
-        )
+        self._waiting.linked()
         self.debug_sections |= linked.debug_sections
         self.code_names.append(CodeNames(linked.graph, linked.base, linked.layout.size, linked.debug_sections))
         self._finalisers = linked.cycle.finalisers + self._finalisers
@@ -443,16 +400,16 @@ class Dylib:
     def _find(self, name: str) -> tuple[Definitions, int] | None:
         with self.session.lock:
             self._require_open()
-            if self._pending:
+            if self._waiting:
                 self.link()
             found = self._find_linked(name)
-            if found is None and self._libraries and self._may_export(name):
+            if found is None and self._waiting.libraries and self._waiting.exports(name):
                 self.link(name)
                 found = self._find_linked(name)
             return found
 
     def _find_linked(self, name: str) -> tuple[Definitions, int] | None:
-        if not self._may_export(name):
+        if not self._waiting.exports(name):
             return None
         raw = name.encode(errors="surrogateescape")
         for definitions in self._linked:
@@ -461,26 +418,22 @@ class Dylib:
                 return definitions, row
         return None
 
-    def _may_export(self, name: str) -> bool:
-        exports = self._options.exports
-        return exports is None or name in exports
-
     def symbols(self) -> Iterator[str]:
         """The names that are linked and exported."""
         for definitions in self._linked:
             for name in definitions.exported_names():
                 text = name.decode(errors="surrogateescape")
-                if self._may_export(text):
+                if self._waiting.exports(text):
                     yield text
 
     def available(self) -> Iterator[str]:
         """The names that are exported, and those that archives would give if they were asked for."""
         yield from self.symbols()
-        for inputs in self._libraries:
+        for inputs in self._waiting.libraries:
             for library in inputs.libraries:
                 for name in library.index(self.session.target):
                     text = name.decode(errors="surrogateescape")
-                    if self._may_export(text):
+                    if self._waiting.exports(text):
                         yield text
 
     @property
@@ -519,8 +472,7 @@ class Dylib:
                 self.residence.when_idle(self._unmap, self.session.lock)
                 self._linked.clear()
                 self.code_names.clear()
-                self._pending.clear()
-                self._libraries.clear()
+                self._waiting.clear()
                 self.session.forget(self)
 
     def _unmap(self) -> None:

@@ -35,7 +35,7 @@ LAYERS = [
     ["bpf"],
     ["session"],
     ["execution"],
-    ["image", "library", "placement", "runtime"],
+    ["image", "library", "placement", "runtime", "waiting"],
     ["calls"],
     ["linker", "inputs", "resolvers", "handles"],
     ["passes", "formats"],
