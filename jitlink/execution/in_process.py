@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from jitlink.arches.architecture import Architecture
-from jitlink.errors import LinkFailure
+from jitlink.errors import LinkFailure, UnsupportedInput
 from jitlink.escaping import escaped
 from jitlink.execution.residence import FindVariable, Locate
 from jitlink.execution.thread_exits import ThreadExits, unmap_idle, unmap_when_idle
@@ -35,6 +35,8 @@ from jitlink.runtime.thread_locals import (
 
 INITIALISER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 FINALISER = ctypes.CFUNCTYPE(None)
+SYSTEM_OF_FORMAT = {"macho": "darwin", "coff": "win32"}
+"""Where objects of a format are at home, as sys.platform names it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,22 @@ class InProcess:
         """There is nothing beside the residences."""
 
 
+def refuse_other_convention(machine: str, format: str, system: str) -> None:
+    """Refuse objects of Apple and Microsoft for AArch64 in a process of another system. Raises UnsupportedInput.
+
+    Both pass variable arguments otherwise than AAPCS64 (on the stack; floating ones in general registers), Apple
+    packs what lies on the stack, and Microsoft keeps x18 for itself. On x86-64 Apple follows System V, and calls from
+    and to Microsoft's code are bridged (jitlink.runtime.conventions).
+    """
+    home = SYSTEM_OF_FORMAT.get(format, system)
+    if machine == "aarch64" and home != system:
+        owner = {"darwin": "Apple", "win32": "Microsoft"}[home]
+        raise UnsupportedInput(
+            f"{owner}'s calling convention for AArch64 is not that of this process",
+            hint="Run the code in the emulated CPU, with emulate=True",
+        )
+
+
 class Home(Images):
     """The residence of a dylib in this process."""
 
@@ -65,7 +83,8 @@ class Home(Images):
         unmap_idle()
 
     def begin(self, graph: LinkGraph) -> None:
-        """Anything for this machine can run here."""
+        """Refuse code that calls by another convention than this process does. Raises UnsupportedInput."""
+        refuse_other_convention(self._target.name, graph.format, sys.platform)
 
     def outside(self) -> Resolver:
         """The process: its program and the libraries that are loaded for all to see."""

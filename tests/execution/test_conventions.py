@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from jitlink.errors import UnsupportedInput
 from jitlink.execution.c_types import DOUBLE, FLOAT, INT, CType, Kind
 from jitlink.execution.conventions.aarch64 import AAPCS64
 from jitlink.execution.conventions.riscv64 import LP64, LP64D
 from jitlink.execution.conventions.x86_64 import SYSTEM_V_X64
 from jitlink.execution.handles import EmulatedLibrary
+from jitlink.execution.in_process import refuse_other_convention
 from tests.execution.platforms import PLATFORMS, emulated
 
 pytest.importorskip("unicorn")
@@ -289,3 +291,27 @@ def test_without_floating_point_registers_numbers_go_into_general_ones():
     result = LP64.result(DOUBLE)
     assert result is not None
     assert result.pieces[0].register == "a0"
+
+
+@pytest.mark.parametrize(
+    ("machine", "format", "system", "allowed"),
+    [
+        ("aarch64", "elf", "linux", True),
+        ("aarch64", "macho", "darwin", True),
+        ("aarch64", "coff", "win32", True),
+        ("aarch64", "macho", "linux", False),
+        ("aarch64", "coff", "linux", False),
+        ("aarch64", "coff", "darwin", False),
+        ("x86_64", "macho", "linux", True),
+        ("x86_64", "coff", "linux", True),
+    ],
+)
+def test_code_of_another_convention_does_not_run_in_the_process(
+    machine: str, format: str, system: str, allowed: bool
+) -> None:
+    """On AArch64 Apple and Microsoft pass variable arguments in ways of their own; on x86-64 Apple follows System V."""
+    if allowed:
+        refuse_other_convention(machine, format, system)
+        return
+    with pytest.raises(UnsupportedInput, match=r"calling convention for AArch64.*emulate=True"):
+        refuse_other_convention(machine, format, system)
