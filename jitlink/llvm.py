@@ -1,18 +1,30 @@
-"""LLVM IR as an input: text or bitcode, compiled to an object by llvmlite."""
+"""LLVM IR as an input: text or bitcode, compiled to an object by llvmlite.
+
+Where LLVM cannot assemble an instruction that is written in a module as text, it ends the process. So modules
+with such assembly are compiled in a process of their own, which is this module run as a program.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from functools import cache
 from typing import Any
 
 from jitlink.errors import MalformedInput, MissingExtra
 
+ASSEMBLY = re.compile(r"\basm\b")
+"""In the text of every module with inline assembly, and seldom in another."""
+
 
 def compile_ir(ir: bytes, name: str, *, triple: str | None = None, optimise: int = 2) -> bytes:
     """Compile LLVM IR to a relocatable object.
 
-    ir: the text of a module, or bitcode. triple: for another machine than this one; the host's processor
-    features are used where it is None. optimise: 0 to 3. Raises MalformedInput with LLVM's message.
+    ir: the text of a module, or bitcode. triple: for another machine than this one; by default the one that the
+    module names, with the features of the host's processor if that is the host. optimise: 0 to 3. Raises
+    MalformedInput with LLVM's message.
     """
     binding = _binding()
     try:
@@ -21,9 +33,19 @@ def compile_ir(ir: bytes, name: str, *, triple: str | None = None, optimise: int
         else:
             module = binding.parse_assembly(ir.decode())
         module.verify()
+        triple = triple or _other_machine(module.triple)
+        machine = _target_machine(triple, optimise)
     except (RuntimeError, UnicodeDecodeError) as error:
         raise MalformedInput(f"LLVM cannot read it: {str(error).strip()}", input=name) from error
-    machine = _target_machine(triple, optimise)
+    text = str(module)
+    if ASSEMBLY.search(text):
+        return _compile_apart(text, name, triple, optimise)
+    return _emit(module, machine, optimise)
+
+
+def _emit(module: Any, machine: Any, optimise: int) -> bytes:
+    """Optimise a module and make the object."""
+    binding = _binding()
     if optimise:
         options = binding.create_pipeline_tuning_options(speed_level=optimise)
         binding.create_pass_builder(machine, options).getModulePassManager().run(
@@ -31,6 +53,26 @@ def compile_ir(ir: bytes, name: str, *, triple: str | None = None, optimise: int
         )
     emitted: bytes = machine.emit_object(module)
     return emitted
+
+
+def _compile_apart(text: str, name: str, triple: str | None, optimise: int) -> bytes:
+    """Compile the text of a module in a process of its own. Raises MalformedInput with what LLVM says there."""
+    done = subprocess.run(
+        [sys.executable, "-m", "jitlink.llvm", triple or "", str(optimise)],
+        input=text.encode(errors="surrogateescape"),
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        raise MalformedInput(f"LLVM cannot assemble it: {said or f'it ended with {done.returncode}'}", input=name)
+    return done.stdout
+
+
+def _other_machine(triple: str) -> str | None:
+    """The triple of a module that is for another machine; this one's back end need not survive it. Else None."""
+    machine = triple.partition("-")[0]
+    return triple if machine and machine != _binding().get_default_triple().partition("-")[0] else None
 
 
 @cache
@@ -53,4 +95,17 @@ def _binding() -> Any:
         raise MissingExtra("llvmlite", "llvm", "LLVM IR as an input") from error
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
+    # Of this machine only: llvmlite has no other.
+    binding.initialize_native_asmparser()
     return binding
+
+
+def _main() -> None:
+    """Compile a module that stands on standard input: what _compile_apart starts."""
+    triple, optimise = sys.argv[1] or None, int(sys.argv[2])
+    module = _binding().parse_assembly(sys.stdin.buffer.read().decode(errors="surrogateescape"))
+    sys.stdout.buffer.write(_emit(module, _target_machine(triple, optimise), optimise))
+
+
+if __name__ == "__main__":
+    _main()

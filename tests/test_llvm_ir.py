@@ -150,3 +150,37 @@ def test_a_linked_symbol_is_known_to_llvmlite():
             engine.finalize_object()
             caller = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(engine.get_function_address("caller"))
             assert caller(5) == 45
+
+
+ASSEMBLY = """
+define i32 @next(i32 %x) {
+  %y = call i32 asm "leal 1($1), $0", "=r,r"(i32 %x)
+  ret i32 %y
+}
+"""
+MODULE_ASSEMBLY = 'module asm ".globl seven"\nmodule asm "seven: movl $7, %eax"\nmodule asm "ret"\n'
+
+
+@pytest.mark.parametrize("as_bitcode", [False, True], ids=["text", "bitcode"])
+def test_inline_assembly_is_assembled(as_bitcode: bool) -> None:
+    """In a function, and beside all functions."""
+    source = MODULE_ASSEMBLY + ASSEMBLY
+    ir = bytes(binding.parse_assembly(source).as_bitcode()) if as_bitcode else source.encode()
+    with jitlink.load(ir) as library:
+        assert library.function("next", ctypes.c_int, [ctypes.c_int])(41) == 42
+        assert library.function("seven", ctypes.c_int)() == 7
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ASSEMBLY.replace("leal 1($1), $0", "frobnicate $0"),
+        MODULE_ASSEMBLY.replace("movl", "frobnicate"),
+        'target triple = "aarch64-linux-gnu"\n' + MODULE_ASSEMBLY.replace("movl $7, %eax", "mov w0, 7"),
+    ],
+    ids=["of a function", "of a module", "of another machine"],
+)
+def test_assembly_that_llvm_ends_the_process_for_is_an_error(source: str) -> None:
+    """LLVM exits where it cannot assemble; the process that it ends is not this one."""
+    with pytest.raises(jitlink.MalformedInput, match=r"LLVM cannot assemble it: .*(frobnicate|asm parser)"):
+        jitlink.link(source.encode(), base=0x10000000, target="aarch64" if "aarch64" in source else None)

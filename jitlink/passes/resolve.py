@@ -142,8 +142,8 @@ def _refuse_duplicates(graph: LinkGraph, rows: Rows, number: Rows, rank: Rows) -
         return
     by_name, first = rows_by(number, len(rank))
     twice = (times > 1).nonzero()[0].tolist()
-    definers = [rows[by_name[first[name] : first[name + 1]]] for name in twice]
-    definers = sorted(sorted(several.tolist()) for several in definers if not _is_one_number(graph, several))
+    of_each = [rows[by_name[first[name] : first[name + 1]]] for name in twice]
+    definers = sorted(sorted(several.tolist()) for several in of_each if not _is_one_number(graph, several))
     if not definers:
         return
     raise DuplicateDefinitions(
