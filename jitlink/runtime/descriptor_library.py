@@ -17,6 +17,7 @@ import struct
 from functools import cache
 
 from jitlink.errors import MemoryRefused
+from jitlink.runtime.host_flags import host_elf_flags
 
 REGISTER, DESCRIPTOR = "__jit_debug_register_code", "__jit_debug_descriptor"
 
@@ -45,14 +46,14 @@ def descriptor_library(elf_machine: int) -> ctypes.CDLL:
     try:
         file = os.memfd_create("gdb-jit-interface")
         # The file stays open: a debugger opens it by this path as long as the process lives.
-        os.write(file, library_file(elf_machine))
+        os.write(file, library_file(elf_machine, host_elf_flags()))
         return ctypes.CDLL(f"/proc/{os.getpid()}/fd/{file}")
     except (OSError, AttributeError) as error:
         raise MemoryRefused(f"the debugger interface cannot be loaded: {error}") from error
 
 
-def library_file(elf_machine: int) -> bytes:
-    """Write the shared library: headers and tables; a page of code; a page of data."""
+def library_file(elf_machine: int, elf_flags: int) -> bytes:
+    """Write the shared library: headers and tables; a page of code; a page of data. elf_flags: of the process."""
     names = b"\0" + b"".join(name.encode() + b"\0" for name in (REGISTER, DESCRIPTOR))
     code = RETURN[elf_machine]
     symbols_at = HEADER_SIZE + SEGMENTS * SEGMENT_SIZE
@@ -102,7 +103,7 @@ def library_file(elf_machine: int) -> bytes:
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
         b"\x7fELF\x02\x01\x01",
-        *(ET_DYN, elf_machine, 1, 0, HEADER_SIZE, sections_at, 0),
+        *(ET_DYN, elf_machine, 1, 0, HEADER_SIZE, sections_at, elf_flags),
         *(HEADER_SIZE, SEGMENT_SIZE, SEGMENTS, SECTION_SIZE, 7, 6),
     )
     content = bytearray(sections_at)

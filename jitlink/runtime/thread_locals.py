@@ -27,6 +27,7 @@ from jitlink.arches import architecture
 from jitlink.arches.architecture import Architecture
 from jitlink.errors import MemoryRefused
 from jitlink.passes.thread_storage import Block, Template, Variable
+from jitlink.runtime.host_flags import host_elf_flags
 from jitlink.runtime.thread_locals_library import library_file
 
 GET_ADDRESS = "__tls_get_addr"
@@ -88,11 +89,10 @@ class _Library:
 
     def __init__(self, target: Architecture, template: Template, fixed: bool, descriptors: Sequence[int]) -> None:
         assert target.thread_locals is not None
-        written = library_file(
-            target.elf_machine, target.thread_locals.loader, template, static=fixed, descriptors=descriptors
-        )
         if _dlopen is None or not hasattr(os, "memfd_create"):
             raise MemoryRefused("the C library of this process makes no thread-local storage for linked code")
+        machine, loader = target.elf_machine, target.thread_locals.loader
+        written = library_file(machine, host_elf_flags(), loader, template, static=fixed, descriptors=descriptors)
         try:
             self._file = os.memfd_create("jitlink-thread-locals")
         except OSError as error:

@@ -53,14 +53,20 @@ class LibraryFile:
 
 
 def library_file(
-    elf_machine: int, loader: LoaderKinds, template: Template, *, static: bool, descriptors: Sequence[int]
+    elf_machine: int,
+    elf_flags: int,
+    loader: LoaderKinds,
+    template: Template,
+    *,
+    static: bool,
+    descriptors: Sequence[int],
 ) -> LibraryFile:
     """Write the library.
 
-    static: whether the block must be at one distance from the thread pointer in all threads, as
-    initial-exec and local-exec code needs it. descriptors: offsets in the block to make a TLS descriptor
-    for. The loader fills the number of the module; then, if static, the distance of the block from the
-    thread pointer; then two words for each descriptor.
+    elf_flags: those of the process's own libraries. static: whether the block must be at one distance from
+    the thread pointer in all threads, as initial-exec and local-exec code needs it. descriptors: offsets in
+    the block to make a TLS descriptor for. The loader fills the number of the module; then, if static, the
+    distance of the block from the thread pointer; then two words for each descriptor.
     """
     words_at = PAGE
     relocations = [(words_at, loader.module, 0)]
@@ -104,7 +110,7 @@ def library_file(
     head = struct.pack(
         "<16sHHIQQQIHHHHHH",
         b"\x7fELF\x02\x01\x01",
-        *(ET_DYN, elf_machine, 1, 0, HEADER_SIZE, 0, 0),
+        *(ET_DYN, elf_machine, 1, 0, HEADER_SIZE, 0, elf_flags),
         *(HEADER_SIZE, SEGMENT_SIZE, len(table), 0, 0, 0),
     )
     head += b"".join(
