@@ -11,15 +11,23 @@ from elftools.elf.elffile import ELFFile
 
 from jitlink.bpf import BpfFault, FaultKind, VerificationFailed, sbpf
 from jitlink.bpf.sbpf.hashes import hash_of_place, murmur3
+from jitlink.bpf.sbpf.jit.machine import JitMachine
 from jitlink.bpf.sbpf.memory import HEAP_START, INPUT_START, PROGRAM_START, STACK_START
 from jitlink.bpf.verification import Rule
 from jitlink.errors import LinkError, MalformedInput, UnsupportedInput, UnsupportedRelocation, UsageError
+from tests.bpf.machines import needs_native_code
 from tests.bpf.sbpf_files import EXIT, FUNC, NOTYPE, TEXT_AT, Lenient, Strict, build, call, lddw, op
 from tests.bpf.sbpf_machines import TIERS
 
 VERSIONS = [0, 1, 2, 3]
 MASK = (1 << 64) - 1
 MOV, ADD, MOV_REGISTER, LDXDW, STXDW, LDXB, STXB = 0xB7, 0x07, 0xBF, 0x79, 0x7B, 0x71, 0x73
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    """Keep what LLVM makes where only this test sees it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 @pytest.fixture(params=TIERS)
@@ -181,7 +189,11 @@ GOOD = Lenient(call(-1) + lddw(1, TEXT_AT) + EXIT, symbols={"sol_log_": (0, NOTY
         (Lenient(lddw(1, 0) + EXIT, relocations=[(TEXT_AT, 8, 0)]).build(), MalformedInput, "is 0"),
         (Lenient(EXIT * 3, relocations=[(TEXT_AT, 0, 0)] * 2).build(), MalformedInput, "one place"),
         (Lenient(call(5) + EXIT).build(), MalformedInput, "leads out"),
-        (Strict(EXIT).build(phnum=1), MalformedInput, "program headers"),
+        (Strict(EXIT).build(phnum=0), MalformedInput, "no program headers"),
+        (Strict(EXIT).build(phnum=1), MalformedInput, "no program header of code"),
+        (Strict(EXIT).build(machine=263), UnsupportedInput, "machine 263"),
+        (Lenient(EXIT).build(shoff=12), MalformedInput, "aligned"),
+        (Lenient(EXIT).build(shoff=32), MalformedInput, "overlap"),
         (Strict(EXIT).build(phoff=72), MalformedInput, "phoff"),
         (Strict(EXIT, entry=1).build(), MalformedInput, "entry point"),
         (Strict(EXIT, rodata=b"123").build(), MalformedInput, "SIMD-0189"),
@@ -291,12 +303,16 @@ def test_where_frames_are(tier, version, first, step):
     assert run(tier, build(version, call(1, src=1) + EXIT + text)).r0 == STACK_START + first + step
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2])
 def test_a_program_sizes_its_frames(tier, version):
-    """SIMD-0166 and SIMD-0377: add64 r10 moves the frame; its caller's comes back with exit."""
-    text = call(2, src=1) + op(MOV_REGISTER, 0, 10) + EXIT + op(ADD, 10, imm=-64) + EXIT
-    start = STACK_START + (4096 if version == 3 else 64 * 4096)
-    assert run(tier, build(version, text)).r0 == start
+    """SIMD-0166: add64 r10 moves the frame; its caller's comes back with exit."""
+    text = call(3, src=1) + op(ADD, 0, imm=8) + store_double(version, 10, 0, -8) + EXIT
+    text += op(ADD, 10, imm=-64) + store_double(version, 10, 10, -8) + op(MOV_REGISTER, 0, 10) + EXIT
+    result = sbpf.load(build(version, text), tier=tier)
+    assert result.run().r0 == STACK_START + 64 * 4096 - 64 + 8
+    memory = result.machine.memory
+    assert memory.read(STACK_START + 64 * 4096 - 8, 8) == struct.pack("<Q", STACK_START + 64 * 4096 - 56)
+    assert memory.read(STACK_START + 64 * 4096 - 72, 8) == struct.pack("<Q", STACK_START + 64 * 4096 - 64)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -488,6 +504,7 @@ KEPT: list[Any] = []
         (0, op(ADD, 10, imm=64) + EXIT, Rule.FRAME_POINTER),
         (1, op(ADD, 10, imm=64) + EXIT, None),
         (1, op(ADD, 10, imm=32) + EXIT, Rule.FRAME_POINTER),
+        (3, op(ADD, 10, imm=64) + EXIT, Rule.FRAME_POINTER),
         (3, op(MOV, 10) + EXIT, Rule.FRAME_POINTER),
         (0, op(STXDW, 10, 0, -8) + EXIT, None),
         (0, op(0x18), Rule.TRUNCATED),
@@ -505,6 +522,7 @@ KEPT: list[Any] = []
         (3, call(9, src=1) + EXIT, Rule.CALL),
         (3, call(9, src=2) + EXIT, Rule.RESERVED),
         (3, call(9) + EXIT, Rule.HELPER),
+        (0, call(9) + EXIT, None),
     ],
 )
 def test_verification(version, text, rule):
@@ -515,6 +533,26 @@ def test_verification(version, text, rule):
 
 def np_bytes(data):
     return np.frombuffer(data, np.uint8)
+
+
+def test_what_llvm_makes_is_kept(tmp_path):
+    """With tier="llvm" the object is kept on disk, for the next process as well, unless cache=False."""
+    pytest.importorskip("llvmlite", reason="the tier llvm needs llvmlite")
+    file = build(0, op(MOV, 0, imm=1234567) + EXIT)
+    assert sbpf.load(file, tier="llvm", cache=False).run().r0 == 1234567
+    assert not list(tmp_path.iterdir())
+    for _ in range(2):
+        assert sbpf.load(file, tier="llvm").run().r0 == 1234567
+        assert len(list(tmp_path.glob("jitlink/bpf/*"))) == 1
+
+
+@needs_native_code
+def test_large_programs_are_compiled_in_one_pass(tmp_path):
+    """LLVM takes too long for a program of more than 4,096 slots: with tier="llvm" it runs in one-pass code."""
+    machine = sbpf.load(build(0, op(ADD, 0, imm=1) * 4096 + EXIT), tier="llvm").machine
+    assert isinstance(machine, JitMachine)
+    assert machine.run(b"") == 4096
+    assert not list(tmp_path.iterdir())
 
 
 def test_usage(tier):

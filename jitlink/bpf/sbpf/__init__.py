@@ -15,7 +15,10 @@ It has other files, addresses, calls and limits than BPF (docs/sbpf.md), and so 
     memory       the regions, and address translation
     machine      the interpreter; what syscalls see
     syscalls     those that every program may need
-    native       native code, with native_code
+    targets      where functions begin
+    native       what machines that run native code have in common, with abi
+    jit          machine code made in one pass
+    llvm         machine code that LLVM has optimised
 """
 
 from jitlink.bpf.sbpf.executable import Executable

@@ -11,8 +11,13 @@ whose result becomes r0. Its pointers are addresses of the program, which
 at `record->translate` turns into addresses of the host; NULL where the program has no such memory. It charges by
 taking from `record->budget`, and fails by setting `record->status` to FAULT: the program is then stopped.
 
-Native code finds memory in `readable` and `writable`, by the upper half of an address: the lower half of the
-first address that there is, how many bytes, and where they are in the host. No bytes means no access.
+The record begins as that of BPF (jitlink.bpf.jit.abi), so that back ends can work on either. What is different:
+
+- `place` of the optimising tier is a slot of the program, and so is `target`.
+- `frame` and `last_frame` are ends of frames in the host's memory; there, frames lie side by side.
+- Native code finds memory in `readable` and `writable`, by the upper half of an address: see Window.
+- One-pass code compares an address with a site, whose `start` is one of the program. `hosts` has, for each site,
+  where the start lies in the host's memory. A site of a stack with gaps holds one frame.
 """
 
 from __future__ import annotations
@@ -20,51 +25,54 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 
-from jitlink.bpf.sbpf.isa import REGISTERS
+from jitlink.bpf.jit import abi as bpf
 from jitlink.bpf.sbpf.memory import REGIONS
 
 
 class Status(IntEnum):
     """What native code, or what it has called, says of how things go on."""
 
-    RUNNING = 0
-    OUT_OF_BUDGET = 1
-    """Left: the block at place does not fit the budget; nothing of it was taken or has run."""
-    FAULT = 2
+    RUNNING = bpf.Status.RUNNING
+    OUT_OF_BUDGET = bpf.Status.OUT_OF_BUDGET
+    """Left: the block at place does not fit the budget. In one-pass code it was taken from it, else nothing was."""
+    FAULT = bpf.Status.FAULT
     """Left: the instruction at place cannot be carried out. Of a native syscall: it has failed."""
-    RAISED = 3
+    RAISED = bpf.Status.RAISED
     """Left: Python has raised, and keeps the exception."""
-    SYSCALL_FAILED = 4
-    """Left: the native syscall that is called at place has failed."""
-    OVERDRAWN = 5
-    """Left: the native syscall that is called at place has charged more than there was."""
+    SYSCALL_FAILED = 7
+    """Left: the native syscall that is called at place has failed, or has charged more than there was."""
 
 
 class Window(ctypes.Structure):
-    """A region as native code sees it."""
+    """A region as native code sees it.
 
-    _fields_ = (("start", ctypes.c_uint64), ("size", ctypes.c_uint64), ("host", ctypes.c_uint64))
+    start (the lower half of its first address); size (bytes, none where there is no access); host (where they
+    are); gapped (not 0: in the program's addresses a gap follows each frame).
+    """
+
+    _fields_ = (
+        ("start", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("host", ctypes.c_uint64),
+        ("gapped", ctypes.c_uint64),
+    )
 
 
 class Record(ctypes.Structure):
-    """The record.
+    """The record: that of BPF, and more.
 
-    registers (r0 to r10, as of the last call to the outside); budget (units left); status; place (slot
-    where code has left, or calls from); target (of an indirect call); depth (active functions); translate,
-    callback, call_slot (C functions: see above; a syscall in Python; a function that has no native code);
+    hosts (of sites); text (address of the program's first instruction); translate, call_slot (C functions: see
+    above; a function that has no native code in the optimising tier); depth (active functions, in that tier);
     readable, writable.
     """
 
     _fields_ = (
-        ("registers", ctypes.c_uint64 * REGISTERS),
-        ("budget", ctypes.c_int64),
-        ("status", ctypes.c_uint64),
-        ("place", ctypes.c_uint64),
-        ("target", ctypes.c_uint64),
+        *bpf.Record._fields_,
+        ("hosts", ctypes.c_uint64 * bpf.SITES),
+        ("text", ctypes.c_uint64),
+        ("translate", ctypes.c_uint64),
+        ("call_slot", ctypes.c_uint64),
         ("depth", ctypes.c_uint64),
-        ("translate", ctypes.c_void_p),
-        ("callback", ctypes.c_void_p),
-        ("call_slot", ctypes.c_void_p),
         ("readable", Window * REGIONS),
         ("writable", Window * REGIONS),
     )
@@ -72,6 +80,8 @@ class Record(ctypes.Structure):
 
 OFFSET: dict[str, int] = {name: getattr(Record, name).offset for name, _ in Record._fields_}
 """Where each field of the record lies, in bytes from its start."""
+WINDOW_SIZE = ctypes.sizeof(Window)
+RECORD_SIZE = ctypes.sizeof(Record)
 TRANSLATE = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
 CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 NATIVE_SYSCALL = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 5, ctypes.POINTER(Record))

@@ -33,6 +33,7 @@ from jitlink.bpf.sbpf.memory import (
     HEAP_START,
     INPUT_START,
     LARGEST_HEAP,
+    REGIONS,
     STACK_BYTES,
     STACK_START,
     Memory,
@@ -45,6 +46,8 @@ from jitlink.errors import UsageError
 
 DEFAULT_BUDGET = 1_400_000
 """Units of a run unless it is told otherwise: what a transaction of Solana may use at most."""
+MOST_BUDGET = (1 << 63) - 1
+"""What can be counted; a larger budget is cut to it."""
 VALUE_MASK = 0xFFFF_FFFF_FFFF_FFFF
 ARGUMENTS = 5
 LOCAL_CALL = 1
@@ -87,6 +90,7 @@ class SbpfMachine:
             Region("heap", HEAP_START, zeroed(heap), True),
             Region("input", INPUT_START, zeroed(0), True),
         )
+        self._shown: list[Region | None] = [None] * REGIONS
         self.registers = [0] * REGISTERS
         self.pc = 0
         self.depth = 0
@@ -95,10 +99,12 @@ class SbpfMachine:
         self._budget: Iterator[None] = iter(())
         self._budget_at_start = 0
         self._frames: list[tuple[int, list[int]]] = []
-        self._steps: list[Step] | None = None
+        self._translation: Translation | None = None
+        self._steps: dict[int, Step] = {}
         self._slots = len(executable.slots)
         self._translate = _translator(self.memory)
-        self.record.translate = ctypes.cast(self._translate, ctypes.c_void_p).value
+        self.record.translate = ctypes.cast(self._translate, ctypes.c_void_p).value or 0
+        self.record.text = executable.text_address
 
     @property
     def budget_left(self) -> int:
@@ -144,7 +150,7 @@ class SbpfMachine:
             raise UsageError("a run is under way on this machine")
         if len(arguments) > ARGUMENTS:
             raise UsageError(f"a program takes at most {ARGUMENTS} arguments, not {len(arguments)}")
-        self._prepare(data, arguments, max(budget, 0))
+        self._prepare(data, arguments, min(max(budget, 0), MOST_BUDGET))
         try:
             self._execute(self.executable.entry)
         finally:
@@ -168,8 +174,11 @@ class SbpfMachine:
         self.depth = 1
 
     def _show_memory(self) -> None:
-        """Write the regions into the record."""
+        """Write the regions into the record that are not there yet."""
         for number, region in enumerate(self.memory.regions):
+            if region is self._shown[number]:
+                continue
+            self._shown[number] = region
             readable = _window(region)
             self.record.readable[number] = readable
             self.record.writable[number] = readable if region is not None and region.writable else Window()
@@ -182,25 +191,31 @@ class SbpfMachine:
 
     def _execute(self, pc: int) -> None:
         """Run from a slot until the function that Python called has returned."""
+        self._interpret(pc)
+
+    def _interpret(self, pc: int) -> None:
+        """Do so on the interpreter."""
         try:
             self._take_steps(pc)
         except Returned:
             return
 
-    def _all_steps(self) -> list[Step]:
-        if self._steps is None:
-            self._steps = Translation(self).steps()
-        return self._steps
+    def _make_step(self, pc: int) -> Step:
+        if self._translation is None:
+            self._translation = Translation(self)
+        step = self._steps[pc] = self._translation.step(pc)
+        return step
 
     def _step(self, pc: int) -> None:
         """Carry out one instruction, without a charge."""
-        self._all_steps()[pc](self.registers)
+        (self._steps.get(pc) or self._make_step(pc))(self.registers)
 
     def _take_steps(self, pc: int) -> NoReturn:
-        steps, registers = self._all_steps(), self.registers
+        find, make, registers = self._steps.get, self._make_step, self.registers
         try:
             for _ in self._budget:
-                pc = steps[pc](registers)
+                # A program is translated as far as it runs.
+                pc = (find(pc) or make(pc))(registers)
             raise self.out_of_budget()
         except Exception as error:
             self.locate(error, pc)
@@ -307,7 +322,7 @@ def _by_number(syscalls: Mapping[str, Syscall]) -> dict[int, Syscall]:
 def _window(region: Region | None) -> Window:
     if region is None or not region.size:
         return Window()
-    return Window(region.address & 0xFFFF_FFFF, region.size, region.array.ctypes.data)
+    return Window(region.address & 0xFFFF_FFFF, region.size, region.array.ctypes.data, region.gapped)
 
 
 def _translator(memory: Memory) -> ctypes._FuncPointer:

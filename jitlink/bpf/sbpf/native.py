@@ -1,61 +1,62 @@
-"""The machine that runs SBPF programs in native code: the interpreter's machine with another engine.
+"""What the machines of both native tiers have in common: the interpreter's machine with another engine.
 
-LLVM compiles a program (jitlink.bpf.sbpf.native_code), and the project's own linker maps what it makes. Where
-native code cannot go on, the interpreter carries the instruction out, and raises the fault that it always raises.
+Registers and budget are in the record while native code runs, and in the machine while Python does. Where native
+code cannot go on, the interpreter carries the instruction out, and raises the fault that it always raises.
 """
 
 from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from itertools import repeat
 from typing import Any, NoReturn
 
-from jitlink.bpf.llvm_tier.objects import object_of
 from jitlink.bpf.sbpf.abi import CALLBACK, Status
 from jitlink.bpf.sbpf.executable import Executable
-from jitlink.bpf.sbpf.functions import Code
-from jitlink.bpf.sbpf.machine import TO_PYTHON, NativeSyscall, Returned, SbpfMachine, Syscall
-from jitlink.bpf.sbpf.memory import HEAP_BYTES
-from jitlink.bpf.sbpf.native_code import module_of
-from jitlink.session import Session
-
-ENTER = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
+from jitlink.bpf.sbpf.machine import NativeSyscall, SbpfMachine, Syscall
+from jitlink.bpf.sbpf.memory import HEAP_BYTES, REGION_BITS, STACK_START
 
 
 class NativeMachine(SbpfMachine):
-    """Runs a program in native code. The syscalls are those that it was made with."""
+    """Runs a program in native code. The syscalls are those that it was made with.
+
+    Attributes beyond SbpfMachine's: stack_address (of the first frame, in the host's memory).
+    """
 
     def __init__(self, executable: Executable, syscalls: Mapping[str, Syscall], *, heap: int = HEAP_BYTES) -> None:
-        """As SbpfMachine. Raises MissingExtra where there is no llvmlite."""
+        """As SbpfMachine."""
         super().__init__(executable, syscalls, heap=heap)
         self._raised: BaseException | None = None
-        self._enter: Any = None
-        # Kept as long as native code may call them.
-        self._callbacks = [_callback(self, NativeMachine._syscall), _callback(self, NativeMachine._interpret)]
-        self.record.callback, self.record.call_slot = (
-            ctypes.cast(each, ctypes.c_void_p).value for each in self._callbacks
-        )
-        if len(executable.slots):
-            self._compile()
+        stack = self.memory.regions[STACK_START >> REGION_BITS]
+        assert stack is not None
+        self.stack_address = int(stack.array.ctypes.data)
+        self._callback = callback_of(self, NativeMachine._syscall)
+        self.record.callback = ctypes.cast(self._callback, ctypes.c_void_p).value or 0
 
-    def _compile(self) -> None:
-        natives = {number: each.address for number, each in self.syscalls.items() if isinstance(each, NativeSyscall)}
-        text = module_of(Code(self.executable, self.function_of_call), natives)
-        session = Session()
-        dylib = session.dylib("sbpf")
-        dylib.add(object_of(text, None))
-        dylib.link_against({f"syscall_{number}": address for number, address in natives.items()})
-        self._enter = ENTER(dylib["enter"].address)
-        weakref.finalize(self, session.close)
+    def native_syscalls(self) -> dict[int, int]:
+        """The addresses of the syscalls in native code, by number."""
+        return {number: each.address for number, each in self.syscalls.items() if isinstance(each, NativeSyscall)}
+
+    @abstractmethod
+    def _run_native(self, pc: int) -> None:
+        """Run native code from a slot. Afterwards the status of the record says how that went."""
+
+    @abstractmethod
+    def _take_over(self) -> int:
+        """Find out in which slot native code is, and how many functions are active. Returns the slot."""
+
+    def _untaken(self, pc: int, status: Status) -> int:
+        """How many units native code has taken, when it left at a slot, for what has not run."""
+        return 0
 
     def _execute(self, pc: int) -> None:
-        record = self.record
         self._to_native()
-        record.status, record.depth = Status.RUNNING, self.depth
+        self.record.status = Status.RUNNING
         try:
-            if self._enter(ctypes.addressof(record)):
+            self._run_native(pc)
+            if self.record.status:
                 self._stop()
         finally:
             self._from_native()
@@ -70,20 +71,22 @@ class NativeMachine(SbpfMachine):
 
     def _stop(self) -> NoReturn:
         """Raise what has made native code leave."""
-        status, pc = self.record.status, int(self.record.place)
-        if status == Status.RAISED:
+        status = Status(self.record.status)
+        self.record.status = Status.RUNNING
+        if status is Status.RAISED:
             error, self._raised = self._raised, None
             assert error is not None
             raise error
+        pc = self._take_over()
+        overdrawn = self.record.budget < 0
+        if status in (Status.OUT_OF_BUDGET, Status.FAULT):
+            self.record.budget += self._untaken(pc, status)
         self._from_native()
-        self.depth = int(self.record.depth)
         try:
-            if status == Status.OUT_OF_BUDGET:
+            if status is Status.OUT_OF_BUDGET:
                 self._take_steps(pc)
-            if status == Status.OVERDRAWN:
-                raise self.out_of_budget()
-            if status == Status.SYSCALL_FAILED:
-                raise self.syscall_failed()
+            if status is Status.SYSCALL_FAILED:
+                raise self.out_of_budget() if overdrawn else self.syscall_failed()
             self._step(pc)
         except Exception as error:
             self.locate(error, pc)
@@ -92,30 +95,15 @@ class NativeMachine(SbpfMachine):
             self._to_native()
         raise AssertionError(f"native code could not carry out instruction {pc}, and the interpreter could")
 
-    # What native code calls
-
     def _syscall(self) -> None:
-        """Call the syscall in Python that the instruction at place names."""
+        """Carry out the instruction that native code has given away: what it calls back for."""
+        pc = self._take_over()
         self._from_native()
-        self.depth = int(self.record.depth)
-        pc = int(self.record.place)
         try:
             self._step(pc)
         except Exception as error:
             self.locate(error, pc)
             raise
-        finally:
-            self._to_native()
-
-    def _interpret(self) -> None:
-        """Run a function that has no native code on the interpreter."""
-        self._from_native()
-        self.depth = int(self.record.depth)
-        self._frames.append((TO_PYTHON, self.registers[6:]))
-        try:
-            self._take_steps(int(self.record.target))
-        except Returned:
-            return
         finally:
             self._to_native()
 
@@ -125,7 +113,7 @@ class NativeMachine(SbpfMachine):
         self.record.status = Status.RAISED
 
 
-def _callback(machine: NativeMachine, method: Any) -> Any:
+def callback_of(machine: NativeMachine, method: Callable[[Any], None]) -> Any:
     """Make a C function of a method. It belongs to the machine, so it must not keep it alive."""
     reference = weakref.ref(machine)
 

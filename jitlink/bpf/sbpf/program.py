@@ -8,17 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jitlink.bpf.sbpf.executable import Executable
+from jitlink.bpf.sbpf.hashes import hash_of_name
 from jitlink.bpf.sbpf.machine import DEFAULT_BUDGET, SbpfMachine, Syscall
 from jitlink.bpf.sbpf.memory import HEAP_BYTES
 from jitlink.bpf.sbpf.reader import read_executable
 from jitlink.bpf.sbpf.syscalls import SYSCALLS
 from jitlink.bpf.sbpf.verifier import verify as check
 from jitlink.bpf.sbpf.versions import Version
+from jitlink.bpf.tiers import default_tier, has_native_code
 from jitlink.bpf.verification import Report
 from jitlink.errors import UnreadableInput, UsageError
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview
-MakeMachine = Callable[[Executable, Mapping[str, Syscall], int], SbpfMachine]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a machine can be asked for.
+
+    Attributes: heap (bytes); hardened; seed (of the randomness of hardening, None for one that nobody knows); cache
+    (keep what LLVM makes on disk).
+    """
+
+    heap: int = HEAP_BYTES
+    hardened: bool = False
+    seed: int | None = None
+    cache: bool = True
+
+
+MakeMachine = Callable[[Executable, Mapping[str, Syscall], Options], SbpfMachine]
 
 
 @dataclass(frozen=True)
@@ -68,43 +86,79 @@ class Program:
         return f"<SBPF program {self.name!r}: version {self.version}, {len(self.executable.slots)} slots>"
 
 
-def _interpreter(executable: Executable, syscalls: Mapping[str, Syscall], heap: int) -> SbpfMachine:
-    return SbpfMachine(executable, syscalls, heap=heap)
+def _interpreter(executable: Executable, syscalls: Mapping[str, Syscall], options: Options) -> SbpfMachine:
+    _refuse_hardened("interpreter", options)
+    return SbpfMachine(executable, syscalls, heap=options.heap)
 
 
-def _native(executable: Executable, syscalls: Mapping[str, Syscall], heap: int) -> SbpfMachine:
+def _refuse_hardened(tier: str, options: Options) -> None:
+    if options.hardened:
+        raise UsageError(f"the tier {tier!r} has no hardened code; the tier 'jit' has")
+
+
+def _jit(executable: Executable, syscalls: Mapping[str, Syscall], options: Options) -> SbpfMachine:
     # The compiler is loaded by those who use it.
-    from jitlink.bpf.sbpf.native import NativeMachine
+    from jitlink.bpf.jit.hardening import Hardening
+    from jitlink.bpf.sbpf.jit.hosts import host_shapes
+    from jitlink.bpf.sbpf.jit.machine import JitMachine
 
-    return NativeMachine(executable, syscalls, heap=heap)
+    hardening = Hardening(options.seed) if options.hardened else None
+    return JitMachine(executable, syscalls, host_shapes(), heap=options.heap, hardening=hardening)
 
 
-TIERS: dict[str, MakeMachine] = {"interpreter": _interpreter, "llvm": _native}
+def _llvm(executable: Executable, syscalls: Mapping[str, Syscall], options: Options) -> SbpfMachine:
+    from jitlink.bpf.llvm_tier.cache import ObjectCache
+    from jitlink.bpf.sbpf.llvm.machine import LlvmMachine
+
+    _refuse_hardened("llvm", options)
+    if len(executable.slots) > LARGEST_FOR_LLVM and has_native_code():
+        return _jit(executable, syscalls, options)
+    return LlvmMachine(executable, syscalls, heap=options.heap, kept=ObjectCache() if options.cache else None)
+
+
+TIERS: dict[str, MakeMachine] = {"interpreter": _interpreter, "jit": _jit, "llvm": _llvm}
+LARGEST_FOR_LLVM = 4096
+"""Slots of a program up to which LLVM compiles it, in a second or two. Larger ones are compiled in one pass."""
+AUTO = "auto"
+"""A tier that BPF has and SBPF has not: where it is asked for by the environment, programs run in one-pass code."""
 
 
 def load(
     source: Source,
     *,
     syscalls: Mapping[str, Syscall] | None = None,
-    tier: str = "interpreter",
+    tier: str | None = None,
     heap: int = HEAP_BYTES,
     verify: bool = True,
+    hardened: bool = False,
+    seed: int | None = None,
+    cache: bool = True,
 ) -> Program:
     """Load an SBPF executable.
 
     source: a path, or the bytes of the file. syscalls: by name; they go before those of
-    jitlink.bpf.sbpf.syscalls. tier: "interpreter", or "llvm" for native code. heap: bytes, at most 256 KiB.
-    verify: whether the program is checked. Raises LinkError: for bad input, for syscalls that there are not
-    and all else that the verifier finds (VerificationFailed).
+    jitlink.bpf.sbpf.syscalls. tier: "interpreter", "jit" for machine code made in one pass, "llvm" for code that
+    LLVM has optimised; without one it is that of BPF programs (jitlink.bpf.tiers). heap: bytes, at most 256 KiB.
+    verify: whether the program is checked. hardened, seed: as for BPF, in the tier "jit" alone. cache: whether what
+    LLVM makes is kept on disk. Raises LinkError: for bad input, for syscalls that there are not and all else that
+    the verifier finds (VerificationFailed).
     """
-    if tier not in TIERS:
-        raise UsageError(f"there is no tier {tier!r}; there is {', '.join(TIERS)}")
     executable = read_executable(*_content(source))
-    machine = TIERS[tier](executable, SYSCALLS | dict(syscalls or {}), heap)
-    program = Program(executable, machine)
+    known = SYSCALLS | dict(syscalls or {})
     if verify:
-        program.verify().raise_if_failed()
-    return program
+        # Also what is to be compiled is checked before.
+        check(executable, {hash_of_name(name) for name in known}).raise_if_failed()
+    machine = _tier_named(tier)(executable, known, Options(heap, hardened, seed, cache))
+    return Program(executable, machine)
+
+
+def _tier_named(name: str | None) -> MakeMachine:
+    chosen = name or default_tier()
+    if name is None and chosen == AUTO:
+        chosen = "jit"
+    if chosen not in TIERS:
+        raise UsageError(f"there is no tier {chosen!r}; there is {', '.join(TIERS)}")
+    return TIERS[chosen]
 
 
 def _content(source: Source) -> tuple[bytes | bytearray | memoryview, str]:

@@ -12,10 +12,12 @@ table are applied to it:
 A call that the linker has finished, with a distance in it, becomes one by number as well, so that at run time
 all calls are alike. Data that can be written (.data, .bss) is refused: a program has none.
 
-From version 3 on (SIMD-0189) the program headers alone count: constants at 0 and code at 2**32, one behind the
-other in the file, and no relocations.
+From version 3 on (SIMD-0189) the program headers alone count: constants at 0, which there need not be, and code at
+2**32, one behind the other in the file, and no relocations.
 
-Sources: elf.rs of anza-xyz/sbpf; SIMD-0178 and SIMD-0189.
+What is refused is what the virtual machine of Solana refuses: tests compare the two.
+
+Sources: elf.rs and elf_parser of anza-xyz/sbpf; SIMD-0178 and SIMD-0189.
 """
 
 from __future__ import annotations
@@ -30,13 +32,16 @@ from jitlink.bpf.sbpf.elf_file import (
     DT_REL,
     DT_RELENT,
     DT_RELSZ,
+    EM_BPF,
+    LENIENT_HEADER,
     PF_R,
     PF_X,
     PHDR,
     PT_LOAD,
-    SHT_DYNSYM,
+    STRICT_HEADER,
     STT_FUNC,
     ElfFile,
+    check_layout,
 )
 from jitlink.bpf.sbpf.executable import Executable
 from jitlink.bpf.sbpf.hashes import ENTRYPOINT
@@ -65,34 +70,39 @@ class _Lenient:
         self.file = file
         self.name = name
         self.version = version_of(int(file.header["flags"]))
+        file.require_fields(LENIENT_HEADER)
+        file.require_shared_object()
         self.sections = file.sections()
+        check_layout(file, self.sections)
         self.names = file.names(self.sections)
+        self.dynamic = file.dynamic(self.sections)
         self._refuse_writable()
         self.text = self._text()
         self.text_start, self.text_end = file.contents(self.text, ".text")
 
     def executable(self) -> Executable:
         """Put the program together."""
-        data_start, data_end = self._extent()
-        dynamic = self.file.symbols(self.sections, SHT_DYNSYM)
+        # The region begins where the file does; what is no section of the program's reads as zeros.
+        loaded = self._loaded()
+        data = np.zeros(max(end for _, end in loaded), np.uint8)
+        symbols = self.file.dynamic_symbols(self.sections, self.names, self.dynamic)
         relocator = Relocator(
-            self.file.data.copy(), (self.text_start, self.text_end), *dynamic, self.file.text, self.name
+            self.file.data.copy(), (self.text_start, self.text_end), *symbols, self.file.name, self.name
         )
         relocator.number_calls()
         relocator.apply(self._relocations())
         entry = self._slot_of(int(self.file.header["entry"]))
         relocator.add_function(ENTRYPOINT.encode(), entry)
         image = relocator.image
-        data = np.zeros(data_end - data_start, np.uint8)
-        for start, end in self._loaded():
-            data[start - data_start : end - data_start] = image[start:end]
+        for start, end in loaded:
+            data[start:end] = image[start:end]
         return Executable(
             version=self.version,
             text=image[self.text_start : self.text_end],
             text_address=_placed(int(self.text["addr"])),
             entry=entry,
             data=data,
-            data_address=_placed(data_start),
+            data_address=PROGRAM_START,
             functions=relocator.functions,
             names=_function_names(self.file, int(self.text["addr"]), self.text_end - self.text_start),
             syscalls=relocator.syscalls,
@@ -130,10 +140,6 @@ class _Lenient:
             raise MalformedInput("the section does not fit the program's region", section=name, offset=start)
         return start, end
 
-    def _extent(self) -> tuple[int, int]:
-        loaded = self._loaded()
-        return min(start for start, _ in loaded), max(end for _, end in loaded)
-
     def _slot_of(self, address: int) -> int:
         offset = address - int(self.text["addr"])
         if not 0 <= offset < self.text_end - self.text_start or offset % SLOT:
@@ -142,25 +148,29 @@ class _Lenient:
 
     def _relocations(self) -> npt.NDArray[Any]:
         """The relocations of the dynamic table, rows of REL."""
-        dynamic = self.file.dynamic(self.sections)
-        if DT_REL not in dynamic:
+        dynamic = self.dynamic
+        if not dynamic.get(DT_REL):
             return np.zeros(0, elf.REL)
-        if dynamic.get(DT_RELENT, elf.REL.itemsize) != elf.REL.itemsize:
-            raise MalformedInput(f"entries of {dynamic[DT_RELENT]} bytes are no relocations without addends")
+        size, entry = dynamic.get(DT_RELSZ, 0), dynamic.get(DT_RELENT, 0)
+        if entry != elf.REL.itemsize or not size or size % entry:
+            raise MalformedInput(f"{size} bytes of entries of {entry} are no relocations without addends")
         start = self.file.offset_of(dynamic[DT_REL], self.sections)
-        return self.file.table(start, dynamic.get(DT_RELSZ, 0) // elf.REL.itemsize, elf.REL, "relocations")
+        return self.file.table(start, size // entry, elf.REL, "relocations")
 
     def _pointers(self, relocator: Relocator) -> set[int]:
         """The slots that relocated constants point at."""
-        offset = np.array(sorted(relocator.addresses), np.int64) - _placed(int(self.text["addr"]))
-        inside = (offset >= 0) & (offset < self.text_end - self.text_start) & (offset % SLOT == 0)
+        # A distance below the code wraps around, and is too large then.
+        start = np.uint64(_placed(int(self.text["addr"])))
+        offset = np.array(sorted(relocator.addresses), np.uint64) - start
+        inside = (offset < self.text_end - self.text_start) & (offset % SLOT == 0)
         return set((offset[inside] // SLOT).tolist())
 
 
 class _Strict:
     """A file of version 3."""
 
-    EXPECTED = ((PF_R, CONSTANTS_START, "constants"), (PF_X, PROGRAM_START, "code"))
+    CONSTANTS = (PF_R, CONSTANTS_START, "constants")
+    CODE = (PF_X, PROGRAM_START, "code")
 
     def __init__(self, file: ElfFile, name: str) -> None:
         self.file = file
@@ -169,9 +179,9 @@ class _Strict:
     def executable(self) -> Executable:
         """Check the headers and take out what they name. Source: SIMD-0189."""
         header = self.file.header
-        self._check_header()
-        end = elf.EHDR.itemsize + PHDR.itemsize * int(header["phnum"])
-        (data_start, data_end), (text_start, text_end) = self._check_segments(end)
+        self.file.require_fields(STRICT_HEADER)
+        self.file.require_machine(EM_BPF)
+        (data_start, data_end), (text_start, text_end) = self._check_segments()
         offset = int(header["entry"]) - PROGRAM_START
         if not 0 <= offset < text_end - text_start or offset % SLOT:
             raise MalformedInput(f"the entry point {int(header['entry']):#x} is no instruction of the code")
@@ -186,40 +196,32 @@ class _Strict:
             name=self.name,
         )
 
-    def _check_header(self) -> None:
-        header = self.file.header
-        for field, expected in (
-            ("ident_rest", 0),
-            ("version", elf.VERSION_CURRENT),
-            ("phoff", elf.EHDR.itemsize),
-            ("ehsize", elf.EHDR.itemsize),
-            ("phentsize", PHDR.itemsize),
-            ("shentsize", elf.SHDR.itemsize),
-        ):
-            if int(header[field]) != expected:
-                raise MalformedInput(f"the field {field} of the header is {int(header[field])}, and not {expected}")
-        if int(header["phnum"]) < len(self.EXPECTED):
-            raise MalformedInput(f"there are {int(header['phnum'])} program headers, and not at least 2")
-        if int(header["shstrndx"]) >= int(header["shnum"]):
-            raise MalformedInput("the names of sections are in a section that there is not")
+    def _check_segments(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Check the first headers: of constants and code, or of code alone. Returns where both lie."""
+        segments = self.file.segments
+        if not len(segments):
+            raise MalformedInput("there are no program headers")
+        at = elf.EHDR.itemsize + PHDR.itemsize * len(segments)
+        if segments[0]["flags"] == PF_X:
+            return (at, at), self._check_segment(segments[0], at, *self.CODE)
+        if len(segments) == 1:
+            raise MalformedInput("there is no program header of code")
+        constants = self._check_segment(segments[0], at, *self.CONSTANTS)
+        return constants, self._check_segment(segments[1], constants[1], *self.CODE)
 
-    def _check_segments(self, offset: int) -> list[tuple[int, int]]:
-        """Check the headers of constants and code; offset: where the first begins. Returns where both lie."""
-        places = []
-        for segment, (flags, address, what) in zip(self.file.segments, self.EXPECTED, strict=False):
-            size = int(segment["filesz"])
-            good = (
-                (segment["type"] == PT_LOAD and segment["flags"] == flags)
-                and (segment["offset"] == offset and segment["offset"] % SLOT == 0)
-                and (segment["vaddr"] == address and segment["paddr"] == address)
-                and (size == segment["memsz"] and size % SLOT == 0 and size < REGION_SIZE)
-                and offset + size <= len(self.file.data)
-            )
-            if not good:
-                raise MalformedInput(f"the program header of the {what} is not as SIMD-0189 has it")
-            places.append((offset, offset + size))
-            offset += size
-        return places
+    def _check_segment(self, segment: Any, at: int, flags: int, address: int, what: str) -> tuple[int, int]:
+        """Check the header of what begins at a place in the file. Returns where it lies."""
+        size = int(segment["filesz"])
+        good = (
+            (segment["type"] == PT_LOAD and segment["flags"] == flags)
+            and (segment["offset"] == at and segment["offset"] % SLOT == 0)
+            and (segment["vaddr"] == address and segment["paddr"] == address)
+            and (size == segment["memsz"] and size % SLOT == 0 and size < REGION_SIZE)
+            and at + size <= len(self.file.data)
+        )
+        if not good:
+            raise MalformedInput(f"the program header of the {what} is not as SIMD-0189 has it")
+        return at, at + size
 
 
 def _placed(address: int) -> int:

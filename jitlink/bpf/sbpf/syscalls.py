@@ -20,7 +20,7 @@ BYTES_PER_UNIT = 250
 
 
 class ProgramAborted(Exception):
-    """A program has given up by itself. Attributes: message."""
+    """A program has given up by itself, or a syscall cannot do what it is asked for. Attributes: message."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -35,14 +35,14 @@ def abort(machine: SbpfMachine, r1: int, r2: int, r3: int, r4: int, r5: int) -> 
 def sol_panic(machine: SbpfMachine, file: int, size: int, line: int, column: int, r5: int) -> int:
     """sol_panic_(file, length, line, column): stop the program, and say where in its source."""
     machine.consume(size)
-    name = machine.read(file, size).decode(errors="replace")
+    name = _text(machine, file, size)
     raise ProgramAborted(f"the program has panicked in {name} at line {line}, column {column}")
 
 
 def sol_log(machine: SbpfMachine, message: int, size: int, r3: int, r4: int, r5: int) -> int:
     """sol_log_(message, length): write a text to the log."""
     machine.consume(max(BASE_COST, size))
-    machine.log.append(machine.read(message, size).decode(errors="replace"))
+    machine.log.append(_text(machine, message, size))
     return 0
 
 
@@ -58,15 +58,13 @@ def sol_memcpy(machine: SbpfMachine, to: int, source: int, size: int, r4: int, r
     _charge(machine, size)
     if source < to + size and to < source + size:
         raise BpfFault(FaultKind.OUT_OF_BOUNDS, f"a copy of {size} bytes to {to:#x} overlaps its source", address=to)
-    machine.write(to, machine.read(source, size))
-    return 0
+    return _move(machine, to, source, size)
 
 
 def sol_memmove(machine: SbpfMachine, to: int, source: int, size: int, r4: int, r5: int) -> int:
     """sol_memmove_(to, from, size): copy bytes between places that may overlap."""
     _charge(machine, size)
-    machine.write(to, machine.read(source, size))
-    return 0
+    return _move(machine, to, source, size)
 
 
 def sol_memset(machine: SbpfMachine, to: int, value: int, size: int, r4: int, r5: int) -> int:
@@ -84,6 +82,21 @@ def sol_memcmp(machine: SbpfMachine, left: int, right: int, size: int, result: i
     pairs = zip(machine.read(left, size), machine.read(right, size), strict=True)
     difference = next((one - other for one, other in pairs if one != other), 0)
     machine.write(result, difference.to_bytes(4, "little", signed=True))
+    return 0
+
+
+def _text(machine: SbpfMachine, address: int, size: int) -> str:
+    try:
+        return machine.read(address, size).decode()
+    except UnicodeDecodeError as error:
+        raise ProgramAborted(f"the text of {size} bytes at {address:#x} is not UTF-8: {error.reason}") from None
+
+
+def _move(machine: SbpfMachine, to: int, source: int, size: int) -> int:
+    if size:
+        # Where both places are bad, the fault is of the first.
+        machine.memory.translate(to, size, True)
+        machine.write(to, machine.read(source, size))
     return 0
 
 

@@ -21,7 +21,7 @@ SYSCALL = 0
 
 
 class Translation:
-    """Makes the steps of a machine's program, one for each slot and one for the place behind the last."""
+    """Makes the steps of a machine's program, of each slot and of the place behind the last."""
 
     def __init__(self, machine: SbpfMachine) -> None:
         self.machine = machine
@@ -31,12 +31,8 @@ class Translation:
         self.slots = len(slots)
         self.rows = [column.tolist() for column in (slots.opcode, slots.dst, slots.src, slots.offset, slots.imm)]
 
-    def steps(self) -> list[Step]:
-        """Make all steps. Never raises: what is wrong in a program is the fault of the instruction reached."""
-        return [self.step(pc) for pc in range(self.slots + 1)]
-
     def step(self, pc: int) -> Step:
-        """Make the step of a slot."""
+        """Make the step of a slot. Never raises: what is wrong is the fault of the instruction that is reached."""
         if pc == self.slots:
             return steps.refuse(FaultKind.BAD_JUMP, "the program runs off its end")
         opcode, d, s, offset, imm = (column[pc] for column in self.rows)

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from jitlink.bpf.instructions import SLOT
 from jitlink.bpf.sbpf.executable import Executable, Slots
 from jitlink.bpf.sbpf.isa import FRAME_POINTER, REGISTERS, Family, Form, forms_of, register_of_callx
+from jitlink.bpf.sbpf.targets import second_halves
 from jitlink.bpf.verification import Report, Rule, VerificationFault
 from jitlink.columns import Rows
 
 FRAME_ALIGNMENT = 64
 """What is added to r10 is a multiple of this."""
 SYSCALL, LOCAL = 0, 1
-LDDW = 0x18
 _OPCODES = 256
 Mask = npt.NDArray[np.bool_]
 
@@ -41,17 +41,8 @@ class _Verifier:
         self.syscalls = syscalls
         self.code: Slots = executable.slots
         self.forms = forms_of(self.version)
-        self.second = self._second_halves()
-
-    def _second_halves(self) -> Mask:
-        """Mark the slots that are second halves of wide constants: bool[slots]."""
-        wide = (self.code.opcode == LDDW) & (self.forms[LDDW] is not None)
-        second = np.zeros(len(self.code), bool)
-        for pc in wide.nonzero()[0].tolist():
-            # In a row of such opcodes every other one begins a constant.
-            if not second[pc] and pc + 1 < len(second):
-                second[pc + 1] = True
-        return second
+        self.second: Mask = np.zeros(len(self.code), bool)
+        self.second[second_halves(executable, self.code)] = True
 
     def _of(self, *families: Family) -> Rows:
         """The slots of instructions of some families."""
@@ -144,7 +135,10 @@ class _Verifier:
             return None if inside else VerificationFault(pc, Rule.CALL, "the call leads out of the code")
         if self.version.is_static and src != SYSCALL:
             return VerificationFault(pc, Rule.RESERVED, f"src of a call is 0 or 1, not {src}")
-        if number in self.syscalls or (not self.version.is_static and number in self.executable.functions):
+        if number in self.syscalls:
+            return None
+        if not self.version.is_static and number not in self.executable.syscalls:
+            # A function, or what no relocation has given a name: only running it shows that nothing has that number.
             return None
         name = self.executable.syscalls.get(number, f"with the number {number:#x}")
         return VerificationFault(pc, Rule.HELPER, f"there is no syscall {name}")

@@ -43,7 +43,7 @@ class Version(IntEnum):
     @property
     def adjusts_frame_pointer(self) -> bool:
         """Whether a program may add a constant to r10."""
-        return self >= Version.V1
+        return self in (Version.V1, Version.V2)
 
     @property
     def has_products(self) -> bool:

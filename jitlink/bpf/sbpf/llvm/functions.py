@@ -1,25 +1,21 @@
-"""The functions of an SBPF program, as native code has them: where they begin, and what they consist of.
+"""The functions of an SBPF program, as LLVM gets them: what those that are known (jitlink.bpf.sbpf.targets) consist of.
 
-The file does not say where functions are. One begins at the entry, wherever a call leads, and wherever a constant
-of the program points into the code. What it consists of is what can be reached from there without calls; two
-functions may share code, and then both have it.
+That is what can be reached from their start without calls; two functions may share code, and then both have it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from jitlink.bpf.instructions import SLOT
 from jitlink.bpf.sbpf.executable import Executable
 from jitlink.bpf.sbpf.isa import REGISTERS, Family, Form, forms_of
+from jitlink.bpf.sbpf.targets import TargetOf, starts_of, targets_of
 
 MOST_SHARING = 8
 """How often the code of a program may be in functions, on average, before some are left to the interpreter."""
 ENDS = (Family.JUMP, Family.BRANCH, Family.CALL, Family.CALL_REGISTER, Family.EXIT)
 LONGEST_BLOCK = 64
 """Instructions after which a basic block is cut, so that code can be cut into parts of bounded size."""
-TargetOf = Callable[[int, int, int], int | None]
 
 
 @dataclass(frozen=True)
@@ -114,31 +110,16 @@ class Code:
 
     def functions(self) -> dict[int, list[list[Instruction]]]:
         """All functions that are known, by their first slots: the entry, and those that calls and constants name."""
-        calls = (self.instruction(pc).goes_to for pc in range(self.slots) if self._is_call(pc))
-        starts = {self.executable.entry, *self.executable.pointers, *self.executable.functions.values()}
-        starts |= {target for target in calls if target is not None} | self._constants()
+        code = self.executable.slots
+        _, targets = targets_of(self.executable, code, self.target_of)
+        starts = starts_of(self.executable, code, targets).tolist()
         found: dict[int, list[list[Instruction]]] = {}
         left = MOST_SHARING * self.slots
-        for start in [self.executable.entry, *sorted(starts - {self.executable.entry})]:
-            if 0 <= start < self.slots and (left > 0 or not found):
+        for start in [self.executable.entry, *(start for start in starts if start != self.executable.entry)]:
+            if left > 0 or not found:
                 found[start] = self.function(start)
                 left -= sum(map(len, found[start]))
         return found
-
-    def _is_call(self, pc: int) -> bool:
-        form = self.forms[self.rows[pc][0]]
-        return form is not None and form.family is Family.CALL
-
-    def _constants(self) -> set[int]:
-        """The slots that wide constants point at."""
-        starts = set()
-        for pc in range(self.slots):
-            form = self.forms[self.rows[pc][0]]
-            if form is not None and form.family is Family.CONSTANT:
-                slot, within = divmod(self.instruction(pc).value - self.executable.text_address, SLOT)
-                if not within and 0 <= slot < self.slots:
-                    starts.add(slot)
-        return starts
 
 
 def _block(found: dict[int, Instruction], lead: int, leads: set[int]) -> list[Instruction]:
