@@ -115,19 +115,17 @@ def test_a_new_element_of_a_per_cpu_hash_is_zero_on_other_cpus(regions):
 
 
 def walk_as_native_code(map, key):
-    """Look a key up in the buffers alone, as the docstring of hashes.py lays them out."""
-    values, stride, _, index, keys = struct.unpack("=5Q", string_at(map.address + 24, 40))
+    """Look a key up in the buffers alone, as the docstrings of header.py and hashes.py lay them out."""
+    values, stride, _, index, keys, key_stride, heads, following = struct.unpack("=8Q", string_at(map.address + 24, 64))
     multiplier, shift, _, _, _, _, _, capacity = struct.unpack("=8Q", string_at(index, 64))
     hashed = 0
     padded = key + bytes(-len(key) % 8)
     for at in range(0, len(padded), 8):
         hashed = ((hashed ^ hashed >> 32) ^ int.from_bytes(padded[at : at + 8], "little")) * multiplier % 2**64
-    heads = index + 64
-    following = heads + (4 << 64 - shift)
     entry = U32.unpack(string_at(heads + 4 * (hashed >> shift), 4))[0]
     while entry:
         assert entry <= capacity
-        if string_at(keys + entry * -(-len(key) // 8) * 8, len(key)) == key:
+        if string_at(keys + entry * key_stride, len(key)) == key:
             return string_at(values + entry * stride, map.value_size)
         entry = U32.unpack(string_at(following + 4 * entry, 4))[0]
     return None

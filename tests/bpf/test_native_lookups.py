@@ -46,6 +46,11 @@ class World:
         self.keys = self.machine.regions.allocate(64, "keys")
         self.code = Code(decode(bpf.assemble(LOOK_UP.format(map=self.map.address))), "lookup")
 
+    def clear(self) -> None:
+        """Empty the map."""
+        for key in self.map.raw_keys():
+            self.map.delete_elem(key)
+
     def look_up(self, key: bytes) -> int:
         """What the program finds."""
         self.keys.data[: len(key)] = key
@@ -57,26 +62,31 @@ class World:
 def test_a_hash_map_is_looked_up_as_python_looks_it_up(type, size):
     """Keys of any size that are there are found, in the place where Python finds them, and others are not."""
 
-    @settings(max_examples=15)
+    world = World(type, size, 8)
+
+    @settings(max_examples=15, deadline=None)
     @given(st.lists(st.binary(min_size=size, max_size=size), max_size=12), st.binary(min_size=size, max_size=size))
     def check(keys, other):
-        world = World(type, size, 8)
+        world.clear()
         for key in keys:
             world.map.update_elem(key, bytes(12))
         for key in [*keys, other]:
             assert world.look_up(key) == (world.map.lookup_elem(key) if world.map._has(key) else 0)
-        world.machine.regions.close()
 
     check()
+    world.machine.regions.close()
 
 
 def test_a_lookup_makes_an_element_of_an_lru_map_the_newest():
     """What was looked up stays, and the one that was not used for longest makes room: as with Python's helper."""
 
-    @settings(max_examples=60)
+    world, model = World(MapType.LRU_HASH, 4, 3), World(MapType.LRU_HASH, 4, 3)
+
+    @settings(max_examples=60, deadline=None)
     @given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), max_size=40))
     def check(steps):
-        world, model = World(MapType.LRU_HASH, 4, 3), World(MapType.LRU_HASH, 4, 3)
+        world.clear()
+        model.clear()
         for looks, number in steps:
             key = number.to_bytes(4, "little")
             if looks:
@@ -85,10 +95,10 @@ def test_a_lookup_makes_an_element_of_an_lru_map_the_newest():
                 world.map.update_elem(key, bytes(12))
                 model.map.update_elem(key, bytes(12))
             assert sorted(world.map.raw_keys()) == sorted(model.map.raw_keys())
-        world.machine.regions.close()
-        model.machine.regions.close()
 
     check()
+    world.machine.regions.close()
+    model.machine.regions.close()
 
 
 @pytest.mark.parametrize("type", [MapType.ARRAY, MapType.PERCPU_ARRAY])

@@ -28,6 +28,7 @@ from jitlink.bpf.helpers import (
 )
 from jitlink.bpf.helpers.host import Host
 from jitlink.bpf.helpers.names import NAMES, NUMBERS, kernel_name
+from jitlink.bpf.helpers.native import NativeHelper
 from jitlink.bpf.machine import Helper, Machine
 from jitlink.errors import UnsupportedInput, UsageError
 
@@ -150,12 +151,13 @@ class HelperTable:
         """Replace or add a helper by its number or name: `@table.helper(200)`.
 
         The function is called with the machine and as many of r1 to r5 as it has parameters; what it
-        returns is r0, and None is 0. Raises UsageError for a name that is not the kernel's.
+        returns is r0, and None is 0. A NativeHelper is called as C. Raises UsageError for a name that is not the
+        kernel's.
         """
         number = self.number_of(key)
 
         def define(function: Function) -> Function:
-            self.by_number[number] = adapted(function)
+            self.by_number[number] = function if isinstance(function, NativeHelper) else adapted(function)
             if number >= len(NAMES):
                 self._own_names[function.__name__] = number
             return function

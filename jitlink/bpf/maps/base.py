@@ -5,27 +5,23 @@ addresses of values or negative error numbers: `lookup_elem`, `update_elem`, `de
 sees a mapping with typed keys and values, which calls the same operations.
 
 A program knows a map by an address, as in the kernel, where it is that of struct bpf_map. Ours is the
-address of a header that programs can read and native code can work from:
-
-    offset  bytes  content
-         0      4  type             24   8  address of the values
-         4      4  key size         32   8  bytes from one value to the next
-         8      4  value size       40   8  bytes from the values of one CPU to those of the next
-        12      4  max entries      48   8  address of the index (hash maps; see hashes.py), or 0
-        16      4  flags            56   8  address of the keys (hash maps), or 0
-        20      4  number of CPUs
+address of a header that programs can read and native code can work from (header.py).
 
 Values start at multiples of 8 bytes, so that any type in them is aligned. A pointer to a value stays
 usable as long as the map exists: memory of a deleted element is not given back, but it may be used
 for another element, as for the kernel's preallocated maps.
+
+Once native code works on a map, Python's own operations on what has to hang together, the chains of a hash map
+or the positions of a ring, are done by the same machine code (`engine`), which excludes one thread while another
+changes them. Before, a lock of Python's excludes the threads of Python.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from errno import EINVAL, ENOENT, EOPNOTSUPP, EPERM
-from typing import Any
+from threading import RLock
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +29,39 @@ import numpy.typing as npt
 from jitlink.bpf.btf_values import Bytes, Codec, codec, numpy_dtype
 from jitlink.bpf.maps.definition import MapDefinition, MapFlag, MapType
 from jitlink.bpf.maps.errors import map_error
+from jitlink.bpf.maps.header import HEADER_SIZE, Header
 from jitlink.bpf.regions import Region, Regions
+from jitlink.errors import ClosedError, UsageError
 
-HEADER = struct.Struct("=6I5Q")
 ALIGNMENT = 8
+
+
+class Engine(Protocol):
+    """Operations on maps in machine code, for hash maps and ring buffers; map is the address of one.
+
+    They exclude each other and the same operations of programs, and let go of Python's lock meanwhile.
+    """
+
+    def find(self, map: int, key: bytes) -> int:
+        """The entry of a key, or 0."""
+
+    def lookup(self, map: int, key: bytes, cpu: int) -> int:
+        """The address of the value of a key on a CPU, or 0; the element becomes the newest."""
+
+    def update(self, map: int, key: bytes, values: bytes, flags: int, cpu: int, cpus: int, step: int) -> int:
+        """Set the values of so many CPUs from one on; they lie step bytes apart. Returns 0 or a negative errno."""
+
+    def delete(self, map: int, key: bytes) -> int:
+        """Delete an element. Returns 0 or a negative errno."""
+
+    def copy(self, map: int, key: bytes, values: int, cpus: int) -> int:
+        """Copy the values of the first CPUs to an address, one behind the other; returns 1, or 0 without an element."""
+
+    def keys(self, map: int, first: int, last: int, keys: int) -> int:
+        """Copy the keys of live entries from first to last to an address; returns how many there are."""
+
+    def append(self, map: int, size: int) -> int:
+        """Take room in a ring buffer for a record, which is open; returns its start, or -1 without room."""
 
 
 class RawCodec:
@@ -80,7 +105,8 @@ class Map(MutableMapping[Any, Any]):
     """A map, as a mapping from Python and as operations on bytes for programs.
 
     Attributes: definition, name, type, key_size, value_size, max_entries, flags, cpus (how many CPUs
-    per-CPU values are kept for), address (by which programs know the map), frozen.
+    per-CPU values are kept for), address (by which programs know the map), frozen, engine (what works on it
+    in machine code, once programs do).
     """
 
     def __init__(self, definition: MapDefinition, regions: Regions, cpus: int = 1) -> None:
@@ -94,10 +120,12 @@ class Map(MutableMapping[Any, Any]):
         self.cpus = cpus
         self.regions = regions
         self.frozen = False
+        self.engine: Engine | None = None
+        self._guard = RLock()
         self.key_codec: Codec = self._make_key_codec()
         order = definition.byte_order
         self.value_codec: Codec = codec(definition.value) if definition.value else RawCodec(self.value_size, order)
-        self._header = regions.allocate(HEADER.size, f"map {self.name}", writable=False)
+        self._header = regions.allocate(HEADER_SIZE, f"map {self.name}", writable=False)
         self.address = self._header.address
         self.write_header()
 
@@ -106,12 +134,42 @@ class Map(MutableMapping[Any, Any]):
             return codec(self.definition.key)
         return RawCodec(self.key_size, self.definition.byte_order)
 
-    def write_header(
-        self, values: int = 0, stride: int = 0, cpu_stride: int = 0, index: int = 0, keys: int = 0
-    ) -> None:
-        """Fill in the header that programs and native code read."""
-        numbers = (self.type, self.key_size, self.value_size, self.max_entries, int(self.flags), self.cpus)
-        HEADER.pack_into(self._header.data, 0, *numbers, values, stride, cpu_stride, index, keys)
+    def write_header(self, **places: int) -> None:
+        """Fill in the header that programs and native code read. places: the fields beyond those of every map."""
+        header = Header(
+            self.type, self.key_size, self.value_size, self.max_entries, int(self.flags), self.cpus, **places
+        )
+        self._header.data[:] = bytes(header)
+
+    def place(self, name: str) -> int:
+        """A field of the header that is an address or a distance."""
+        return int(getattr(Header.from_buffer_copy(self._header.data), name))
+
+    def require_open(self) -> None:
+        """Raise ClosedError once the memory of the map was given back, which machine code would not notice."""
+        if not self._header.size:
+            raise ClosedError(f"the object of the map {self.name} is closed")
+
+    def require_size(self, what: str, data: bytes, size: int) -> bytes:
+        """Give a key or value as bytes. Raises ValueError where it has not the size that machine code takes of it."""
+        if len(data) != size:
+            raise ValueError(f"a {what} of map {self.name} has {size} bytes, and not {len(data)}")
+        return bytes(data)
+
+    def go_native(self, engine: Engine) -> None:
+        """Have the operations that others must not see half done carried out by machine code from here on."""
+        with self._guard:
+            self.engine = engine
+
+    @property
+    def memory(self) -> list[Region]:
+        """The regions that it has taken."""
+        return [self._header]
+
+    @property
+    def is_little_endian(self) -> bool:
+        """Whether programs keep numbers in it as most hosts do, and all that native code is for."""
+        return self.definition.byte_order == "little"
 
     @property
     def programs_may_write(self) -> bool:
@@ -249,7 +307,12 @@ class ValueMap(Map):
             cpus * self.cpu_stride, f"values of map {self.name}", writable=writable and self.programs_may_write
         )
         self.base = self.values_region.address
-        self.write_header(self.base, self.stride, self.cpu_stride)
+        self.write_header(values=self.base, stride=self.stride, cpu_stride=self.cpu_stride)
+
+    @property
+    def memory(self) -> list[Region]:
+        """The regions that it has taken."""
+        return [*super().memory, self.values_region]
 
     @property
     def is_per_cpu(self) -> bool:
@@ -271,12 +334,40 @@ class ValueMap(Map):
 
     def update_elem(self, key: bytes, value: bytes, flags: int = 0, cpu: int | None = None) -> int:
         """Set the value of a key; of a per-CPU map that of one CPU, or of all with cpu None."""
+        cpus: Iterable[int] = range(self.cpus)
+        if cpu is not None and self.is_per_cpu:
+            self._require_cpu(cpu)
+            cpus = (cpu,)
         entry = self.entry_for(key, flags)
         if entry < 0:
             return entry
-        for each in range(self.cpus) if cpu is None or not self.is_per_cpu else (cpu,):
+        for each in cpus:
             self.write_value(entry, value, each)
         return 0
+
+    def _require_cpu(self, cpu: int) -> None:
+        if not 0 <= cpu < self.cpus:
+            raise UsageError(f"the map {self.name} has values of {self.cpus} CPUs, and none of CPU {cpu}")
+
+    def _require_cpus(self, values: list[bytes]) -> int:
+        if len(values) != self.cpus:
+            raise ValueError(f"{len(values)} values for the {self.cpus} CPUs of map {self.name}")
+        return self.cpus
+
+    def set_each(self, key: bytes, values: list[bytes], flags: int) -> int:
+        """Set the values of all CPUs, each its own. Returns 0 or a negative errno."""
+        self._require_cpus(values)
+        entry = self.entry_for(key, flags)
+        if entry < 0:
+            return entry
+        for cpu, value in enumerate(values):
+            self.write_value(entry, value, cpu)
+        return 0
+
+    def values_of(self, key: bytes) -> list[bytes] | None:
+        """Copy the values of a key, one for each CPU; None when there is none."""
+        entry = self.entry_of(key)
+        return [bytes(self.value_bytes(entry, cpu)) for cpu in range(self.cpus)] if entry >= 0 else None
 
     def write_value(self, entry: int, value: bytes, cpu: int = 0) -> None:
         """Write the bytes of one value."""
@@ -292,24 +383,18 @@ class ValueMap(Map):
         return self.entry_of(key) >= 0
 
     def _get(self, key: bytes, shown: Any) -> Any:
-        entry = self.entry_of(key)
-        if entry < 0:
+        values = self.values_of(key)
+        if values is None:
             raise self._missing(shown)
-        if self.is_per_cpu:
-            return [self.value_codec.decode(bytes(self.value_bytes(entry, cpu))) for cpu in range(self.cpus)]
-        return self.value_codec.decode(bytes(self.value_bytes(entry)))
+        decoded = [self.value_codec.decode(value) for value in values]
+        return decoded if self.is_per_cpu else decoded[0]
 
     def _set(self, key: bytes, value: Any, flags: int, shown: Any) -> None:
         if not self.is_per_cpu:
             super()._set(key, value, flags, shown)
             return
         values = [self.value_codec.encode(each) for each in value]
-        if len(values) != self.cpus:
-            raise ValueError(f"{len(values)} values for the {self.cpus} CPUs of map {self.name}")
-        entry = self.entry_for(key, flags)
-        self._check(entry, f"set {shown!r}")
-        for cpu, each in enumerate(values):
-            self.write_value(entry, each, cpu)
+        self._check(self.set_each(key, values, flags), f"set {shown!r}")
 
     def value_dtype(self) -> np.dtype[Any]:
         """Say a value as a NumPy dtype: from its BTF type, an unsigned integer of its size, or opaque bytes."""

@@ -4,7 +4,7 @@ Keys are found through a table of chains that native code can walk as well. Its 
 entry 0 is the null entry, so 0 ends a chain and means "none" everywhere.
 
     words (uint64)        multiplier, shift, count of elements, first free entry, entries ever used,
-                          newest, oldest entry (of an LRU map), capacity
+                          newest, oldest entry (of an LRU map), capacity, sequence
     heads (uint32)        first entry of each bucket; the number of buckets is a power of two
     next (uint32)         for each entry the next one in its bucket, or in the list of free ones
     older, newer (uint32) for each entry of an LRU map its neighbours in order of use
@@ -26,6 +26,14 @@ for a fixed multiplier, so that runs are alike.
 The kernel's LRU is approximate and per CPU; ours is exact, so that tests can rely on it: a program's
 lookup and any update make an element the newest, Python's lookups change nothing.
 
+The sequence is a lock and a version in one. It is odd while somebody changes chains, the order of use or the
+list of free entries; whoever makes it odd is alone in doing so, and makes it even again by adding 1. A
+lookup that changes nothing takes no lock: it looks again if the sequence was odd or has changed meanwhile.
+What is found is a place in memory. It may belong to another key a moment later, if another thread deletes the
+element: as for a preallocated map of the kernel, whose elements may be used anew at once.
+
+Native code and the methods here do the same, entry by entry, so that either finds what the other left.
+
 Source: kernel/bpf/hashtab.c for flags and errors.
 """
 
@@ -45,8 +53,10 @@ WORD_MASK = 0xFFFF_FFFF_FFFF_FFFF
 FIXED_MULTIPLIER = 0x9E37_79B9_7F4A_7C15
 """The golden ratio times 2**64, the customary multiplier of multiplicative hashing (Knuth 6.4)."""
 
-WORDS = 8
-MULTIPLIER, SHIFT, COUNT, FREE, USED, NEWEST, OLDEST, CAPACITY = range(WORDS)
+WORDS = 9
+MULTIPLIER, SHIFT, COUNT, FREE, USED, NEWEST, OLDEST, CAPACITY, SEQUENCE = range(WORDS)
+KEYS_AT_ONCE = 256
+"""How many keys are copied while nobody else may change a map."""
 
 
 class HashMap(ValueMap):
@@ -82,20 +92,34 @@ class HashMap(ValueMap):
         buffer = self.index.data
         self._state = buffer[: starts[1]].cast("Q")
         self._heads = buffer[starts[1] : starts[2]].cast("I")
-        self.heads_offset, self.next_offset, *used = starts[1:-2]
         lists = [buffer[at : at + 4 * entries].cast("I") for at in starts[2:-2]]
         self._next = lists[0]
         if self.is_lru:
             self._older, self._newer = lists[1:]
-            self.older_offset, self.newer_offset = used
         self._live = buffer[starts[-2] :]
         self._live_array = self.index[starts[-2] :]
         fixed = self.flags & MapFlag.ZERO_SEED
         self._state[MULTIPLIER] = FIXED_MULTIPLIER if fixed else secrets.randbits(64) | 1
         self._state[SHIFT] = 64 - bits
         self._state[CAPACITY] = self.max_entries
-        self.index_address: int = self.index.ctypes.data
-        self.write_header(self.base, self.stride, self.cpu_stride, self.index_address, self._keys.address)
+        address: int = self.index.ctypes.data
+        heads, *linked, live = (address + at for at in starts[1:-1])
+        self.write_header(
+            values=self.base,
+            stride=self.stride,
+            cpu_stride=self.cpu_stride,
+            index=address,
+            keys=self._keys.address,
+            key_stride=self.key_stride,
+            heads=heads,
+            live=live,
+            **dict(zip(("next", "older", "newer"), linked, strict=False)),
+        )
+
+    def _trusted(self, key: bytes) -> bytes:
+        """Check a key for machine code, which does not."""
+        self.require_open()
+        return self.require_size("key", key, self.key_size)
 
     def bucket_of(self, key: bytes) -> int:
         """Hash a key to its bucket."""
@@ -117,7 +141,49 @@ class HashMap(ValueMap):
 
     def entry_of(self, key: bytes) -> int:
         """Find the entry of a key, -1 when there is none."""
-        return self._find(key, self.bucket_of(key)) or -1
+        with self._guard:
+            if self.engine is None:
+                return self._find(key, self.bucket_of(key)) or -1
+        return self.engine.find(self.address, self._trusted(key)) or -1
+
+    def lookup_elem(self, key: bytes, cpu: int = 0) -> int:
+        """Give the address of the value of a key, or 0; in an LRU map the element becomes the newest."""
+        with self._guard:
+            if self.engine is None:
+                entry = self._find(key, self.bucket_of(key))
+                if entry:
+                    self.touch(entry)
+                return self.base + entry * self.stride + cpu * self.cpu_stride if entry else 0
+        return self.engine.lookup(self.address, self._trusted(key), cpu)
+
+    def update_elem(self, key: bytes, value: bytes, flags: int = 0, cpu: int | None = None) -> int:
+        """Set the value of a key; of a per-CPU map that of one CPU, or of all with cpu None."""
+        with self._guard:
+            if self.engine is None:
+                return super().update_elem(key, value, flags, cpu)
+        first, count = (0, self.cpus) if cpu is None or not self.is_per_cpu else (cpu, 1)
+        self._require_cpu(first)
+        value = self.require_size("value", value, self.value_size)
+        return self.engine.update(self.address, self._trusted(key), value, flags, first, count, 0)
+
+    def set_each(self, key: bytes, values: list[bytes], flags: int) -> int:
+        """Set the values of all CPUs, each its own. Returns 0 or a negative errno."""
+        with self._guard:
+            if self.engine is None:
+                return super().set_each(key, values, flags)
+        joined = b"".join(self.require_size("value", value, self.value_size) for value in values)
+        cpus = self._require_cpus(values)
+        return self.engine.update(self.address, self._trusted(key), joined, flags, 0, cpus, self.value_size)
+
+    def values_of(self, key: bytes) -> list[bytes] | None:
+        """Copy the values of a key, one for each CPU; None when there is none."""
+        with self._guard:
+            if self.engine is None:
+                entry = self._find(key, self.bucket_of(key))
+                return [bytes(self.value_bytes(entry, cpu)) for cpu in range(self.cpus)] if entry else None
+        copied = np.empty((self.cpus, self.value_size), np.uint8)
+        found = self.engine.copy(self.address, self._trusted(key), copied.ctypes.data, self.cpus)
+        return [value.tobytes() for value in copied] if found else None
 
     def entry_for(self, key: bytes, flags: int) -> int:
         """Find or make the entry of a key: EEXIST, ENOENT by the flags, E2BIG when the map is full."""
@@ -162,6 +228,12 @@ class HashMap(ValueMap):
 
     def delete_elem(self, key: bytes) -> int:
         """Delete an element; ENOENT when there is none. Its memory stays readable."""
+        with self._guard:
+            if self.engine is None:
+                return self._delete(key)
+        return self.engine.delete(self.address, self._trusted(key))
+
+    def _delete(self, key: bytes) -> int:
         entry = self._unlink(key)
         if not entry:
             return -ENOENT
@@ -204,7 +276,16 @@ class HashMap(ValueMap):
 
     def raw_keys(self) -> list[bytes]:
         """List the keys, in no order that means anything."""
-        return [self.key_bytes(entry) for entry in self.live_entries()]
+        with self._guard:
+            if self.engine is None:
+                return [self.key_bytes(entry) for entry in self.live_entries()]
+        self.require_open()
+        copied = np.empty((KEYS_AT_ONCE, self.key_size), np.uint8)
+        listed: list[bytes] = []
+        for first in range(1, self._state[USED] + 1, KEYS_AT_ONCE):
+            count = self.engine.keys(self.address, first, first + KEYS_AT_ONCE - 1, copied.ctypes.data)
+            listed += [key.tobytes() for key in copied[:count]]
+        return listed
 
     def __len__(self) -> int:
         return self._state[COUNT]
@@ -228,14 +309,6 @@ class LruHashMap(HashMap):
 
     is_lru = True
 
-    def lookup_elem(self, key: bytes, cpu: int = 0) -> int:
-        """Give the address of the value of a key, or 0; the element becomes the newest."""
-        entry = self.entry_of(key)
-        if entry < 0:
-            return 0
-        self.touch(entry)
-        return self.base + entry * self.stride + cpu * self.cpu_stride
-
     def touch(self, entry: int) -> None:
         """Make an element the newest."""
         if self._state[NEWEST] != entry:
@@ -245,7 +318,7 @@ class LruHashMap(HashMap):
     def _take_entry(self) -> int:
         entry = super()._take_entry()
         if not entry:
-            self.delete_elem(self.key_bytes(self._state[OLDEST]))
+            self._delete(self.key_bytes(self._state[OLDEST]))
             entry = super()._take_entry()
         return entry
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from threading import Lock
 
 from jitlink.bpf.maps.arrays import ArrayMap, PerCpuArrayMap
-from jitlink.bpf.maps.base import Map
+from jitlink.bpf.maps.base import Engine, Map
 from jitlink.bpf.maps.definition import MapDefinition, MapType
 from jitlink.bpf.maps.devices import DeviceHashMap, IndexTableMap
 from jitlink.bpf.maps.hashes import HashMap, LruHashMap, LruPerCpuHashMap, PerCpuHashMap
+from jitlink.bpf.maps.known import KnownMaps
 from jitlink.bpf.maps.queues import BloomFilterMap, QueueMap, StackMap
 from jitlink.bpf.maps.references import ArrayOfMapsMap, HashOfMapsMap, ProgArrayMap
 from jitlink.bpf.maps.rings import PerfEventArrayMap, RingBufferMap
@@ -79,6 +81,15 @@ class Maps(Mapping[str, Map]):
         self.cpus = cpus
         self.by_address: dict[int, Map] = {}
         self._by_name: dict[str, Map] = {}
+        self._known: KnownMaps | None = None
+        self._guard = Lock()
+
+    def known(self, engine: Engine) -> KnownMaps:
+        """The table of the maps, with those that are still to come, that machine code works on."""
+        with self._guard:
+            if self._known is None:
+                self._known = KnownMaps(self.by_address.values(), engine)
+            return self._known
 
     def create(self, definition: MapDefinition) -> Map:
         """Make a map and add it under its name."""
@@ -87,8 +98,14 @@ class Maps(Mapping[str, Map]):
     def add(self, map: Map) -> Map:
         """Add a map, which a program may share with another one. Of one name the last one counts."""
         self._by_name[map.name] = map
-        self.by_address[map.address] = map
+        self._take(map)
         return map
+
+    def _take(self, map: Map) -> None:
+        with self._guard:
+            self.by_address[map.address] = map
+            if self._known is not None:
+                self._known.add(map)
 
     def inner(self, outer: str, name: str = "") -> Map:
         """Make another inner map for a map of maps; it is known by address once it is created.
@@ -100,7 +117,7 @@ class Maps(Mapping[str, Map]):
             raise definition.unsupported("it is no map of maps")
         made = create(definition.inner, self.regions, self.cpus)
         made.name = name or made.name
-        self.by_address[made.address] = made
+        self._take(made)
         return made
 
     def __getitem__(self, name: str) -> Map:

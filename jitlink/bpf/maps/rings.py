@@ -10,7 +10,15 @@ the memory and let such a record run on into the second half.
 
 While a record is open its data is a region that the program may write; after submit or discard a
 pointer to it is dead, and using it is a fault, as it is an error for the kernel's verifier. What
-programs wrote into headers is never believed: lengths and states are kept here.
+programs wrote into headers is never believed: the lengths, each with its two bits, are kept a second time where
+no program can write.
+
+    words (uint64)    sequence, position of the consumer, position of the producer
+    lengths (uint32)  of each record, one for every 8 bytes of the ring: that of a record at p is number p / 8
+
+Positions grow for ever; their low bits are places in the ring. The sequence is a lock, as in hashes.py: who makes
+it odd may take room, that is write the length of an open record and move the producer's position over it. Then it
+is even again, and the data and the length without bit 31 are written. Only Python moves the consumer's position.
 
 Source: kernel/bpf/ringbuf.c, Documentation/bpf/ringbuf.rst and kernel/trace/bpf_trace.c.
 """
@@ -18,6 +26,7 @@ Source: kernel/bpf/ringbuf.c, Documentation/bpf/ringbuf.rst and kernel/trace/bpf
 from __future__ import annotations
 
 import mmap
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,16 +55,13 @@ PERF_BUFFER = 1 << 24
 """Bytes of records that a perf event array keeps until Python reads them."""
 
 
-@dataclass
-class _Record:
-    start: int
-    size: int
-    region: Region | None
-    discarded: bool = False
+WORDS = 3
+SEQUENCE, CONSUMER, PRODUCER = range(WORDS)
 
-    @property
-    def span(self) -> int:
-        return -(-(RECORD_HEADER + self.size) // 8) * 8
+
+def span_of(size: int) -> int:
+    """Bytes that a record of size bytes takes in the ring."""
+    return -(-(RECORD_HEADER + size) // 8) * 8
 
 
 class RingBufferMap(Map):
@@ -72,55 +78,73 @@ class RingBufferMap(Map):
         # Anonymous memory costs nothing until it is written to, and most rings stay nearly empty.
         self._memory = np.frombuffer(mmap.mmap(-1, 2 * size), np.uint8)
         self._base = self._memory.ctypes.data
-        self._records: deque[_Record] = deque()
-        self._open: dict[int, _Record] = {}
-        self.consumer_position = 0
-        self.producer_position = 0
+        self._lengths = np.frombuffer(mmap.mmap(-1, max(size // 2, PAGE)), np.uint32)
+        self._state = array("Q", [0] * WORDS)
+        self._open: dict[int, Region | None] = {}
+        self.write_header(values=self._base, index=self._state.buffer_info()[0], heads=self._lengths.ctypes.data)
+
+    @property
+    def consumer_position(self) -> int:
+        """How far records were read, in bytes."""
+        return self._state[CONSUMER]
+
+    @property
+    def producer_position(self) -> int:
+        """How far room was taken, in bytes."""
+        return self._state[PRODUCER]
 
     def reserve(self, size: int) -> int:
         """Reserve a record of size bytes; returns the address of its data, or 0 when there is no room."""
-        record = self._append(size)
-        if record is None:
+        start = self._append(size)
+        if start < 0:
             return 0
-        at = record.start + RECORD_HEADER
+        at = start + RECORD_HEADER
         # A record without bytes still has an address; a region for it would hold nothing.
-        if size:
-            record.region = self.regions.add(f"record of ring buffer {self.name}", self._memory[at : at + size])
-        self._write_header(record, size | BUSY_BIT)
-        self._open[self._base + at] = record
+        region = self.regions.add(f"record of ring buffer {self.name}", self._memory[at : at + size]) if size else None
+        self._open[self._base + at] = region
         return self._base + at
 
-    def _append(self, size: int) -> _Record | None:
-        record = _Record(self.producer_position & self.size - 1, size, None)
-        if size > LONGEST_RECORD or self.producer_position + record.span - self.consumer_position > self.size:
-            return None
-        self.producer_position += record.span
-        self._records.append(record)
-        return record
+    def _append(self, size: int) -> int:
+        """Take room for an open record; returns its start in the ring, or -1 where there is no room."""
+        with self._guard:
+            if self.engine is None:
+                return self._take_room(size)
+        self.require_open()
+        return self.engine.append(self.address, size)
 
-    def _write_header(self, record: _Record, word: int) -> None:
-        self._memory[record.start : record.start + RECORD_HEADER].view(np.uint32)[:] = (word, 0)
+    def _take_room(self, size: int) -> int:
+        position, span = self.producer_position, span_of(size)
+        if size > LONGEST_RECORD or position + span - self.consumer_position > self.size:
+            return -1
+        start = position & self.size - 1
+        self._set_length(start, size | BUSY_BIT)
+        self._state[PRODUCER] = position + span
+        return start
+
+    def _set_length(self, start: int, word: int) -> None:
+        self._memory[start : start + RECORD_HEADER].view(np.uint32)[:] = (word, 0)
+        self._lengths[start >> 3] = word
 
     def finish(self, address: int, *, discard: bool) -> bool:
         """Submit or discard an open record; false when address is not the data of one."""
-        record = self._open.pop(address, None)
-        if record is None:
+        if address not in self._open:
             return False
-        if record.region is not None:
-            self.regions.remove(record.region)
-            record.region = None
-        record.discarded = discard
-        self._write_header(record, record.size | (DISCARD_BIT if discard else 0))
+        region = self._open.pop(address)
+        if region is not None:
+            self.regions.remove(region)
+        start = address - self._base - RECORD_HEADER
+        size = int(self._lengths[start >> 3]) & ~BUSY_BIT
+        self._set_length(start, size | (DISCARD_BIT if discard else 0))
         return True
 
     def output(self, data: bytes) -> int:
         """Copy data in as one record; EAGAIN when there is no room."""
-        record = self._append(len(data))
-        if record is None:
+        start = self._append(len(data))
+        if start < 0:
             return -EAGAIN
-        at = record.start + RECORD_HEADER
+        at = start + RECORD_HEADER
         self._memory[at : at + len(data)] = np.frombuffer(data, np.uint8)
-        self._write_header(record, len(data))
+        self._set_length(start, len(data))
         return 0
 
     def query(self, what: int) -> int:
@@ -143,23 +167,37 @@ class RingBufferMap(Map):
         return list(self)
 
     def __iter__(self) -> Iterator[Any]:
-        while self._records:
-            record = self._records[0]
-            at = record.start + RECORD_HEADER
-            if self._base + at in self._open:
-                return
-            data = self._memory[at : at + record.size].tobytes()
-            self._records.popleft()
-            self.consumer_position += record.span
-            if not record.discarded:
+        while (record := self._take()) is not None:
+            word, data = record
+            if not word & DISCARD_BIT:
                 yield self._decoded(data)
+
+    def _take(self) -> tuple[int, bytes] | None:
+        """Take the next record, with its length and bits; None where there is none, or it is open."""
+        with self._guard:
+            position = self.consumer_position
+            if position == self.producer_position:
+                return None
+            start = position & self.size - 1
+            word = int(self._lengths[start >> 3])
+            if word & BUSY_BIT:
+                return None
+            at, size = start + RECORD_HEADER, word & ~DISCARD_BIT
+            data = self._memory[at : at + size].tobytes()
+            self._state[CONSUMER] = position + span_of(size)
+        return word, data
 
     def _decoded(self, data: bytes) -> Any:
         typed = self.definition.value is not None and len(data) == self.value_codec.size
         return self.value_codec.decode(data) if typed else data
 
     def __len__(self) -> int:
-        return sum(not record.discarded for record in self._records)
+        count, position = 0, self.consumer_position
+        while position < self.producer_position:
+            word = int(self._lengths[(position & self.size - 1) >> 3])
+            count += not word & DISCARD_BIT
+            position += span_of(word & ~(BUSY_BIT | DISCARD_BIT))
+        return count
 
     def __contains__(self, key: object) -> bool:
         return False

@@ -16,10 +16,11 @@ from jitlink.bpf.contexts import HEAD_ROOM, FlatContext, PacketContext, SkbConte
 from jitlink.bpf.control_flow import forms_where
 from jitlink.bpf.faults import BpfFault
 from jitlink.bpf.instructions import USES, Instructions
-from jitlink.bpf.isa import FRAME_POINTER, TAIL_CALLS, Family
+from jitlink.bpf.isa import FRAME_POINTER, Family
 from jitlink.bpf.jit.abi import FRAME_STRIDE, STACK_BYTES
+from jitlink.bpf.jit.compiled import CompiledCode, Variant
 from jitlink.bpf.jit.images import Image
-from jitlink.bpf.jit.machine import MOST_BUDGET, CompiledCode, NativeMachine, Variant
+from jitlink.bpf.jit.machine import NativeMachine
 from jitlink.bpf.llvm_tier.images import LlvmImage
 from jitlink.bpf.llvm_tier.machine import LlvmCode, LlvmMachine
 from jitlink.bpf.machine import Code
@@ -64,14 +65,15 @@ class BatchRuns(NativeMachine):
         for region in self._shared:
             self.regions.share(region)
 
-    def _compiled_code(self, code: Code) -> CompiledCode | None:
+    def compiled(self, code: Code) -> CompiledCode | None:
         """What is compiled of a program: the images are those of the other machine."""
         compiled = self._made.get(code)
-        theirs = self._other._compiled_code(code)
+        theirs = self._other.compiled(code)
         if compiled is None and theirs is not None:
             compiled = self._made[code] = type(theirs)(self, code)
         if compiled is not None and theirs is not None:
             compiled.images, compiled.by_context = theirs.images, theirs.by_context
+            compiled.natives = theirs.natives
         return compiled
 
     def work(self, program: Program, job: Job) -> None:
@@ -80,15 +82,18 @@ class BatchRuns(NativeMachine):
         context = self._work_on = self._lay_out(program, program.context_class)
         if isinstance(context, PacketContext):
             self.context, self.packet_bounds = context, context.packet_bounds
-        self._interpreting = False
-        self._budget_at_start = min(max(job.budget, 0), MOST_BUDGET)
+        self._granted = self.grant(job.budget)
         total, done = len(job.given), 0
         try:
             while done < total:
-                # The program may have been replaced meanwhile, or moved to another tier.
+                # The program may have been replaced meanwhile, or moved to another tier; its memory is older
+                # than its code.
                 self.code = program.code
-                ours = self._compiled_code(self.code)
+                if self._seen != self._other.regions.version:
+                    self._follow()
+                ours = self.compiled(self.code)
                 assert ours is not None
+                ours.check_helpers()
                 self._count(total - done)
                 sort = program.context_class
                 image = ours.by_context.get(sort) or ours.image(Variant(context=sort))
@@ -100,20 +105,17 @@ class BatchRuns(NativeMachine):
         finally:
             # What is compiled knows its machine.
             self._made.clear()
-            self._running.clear()
-            self._last = None
+            self.running.clear()
 
     def _count(self, packets: int) -> None:
-        """Let the program become hot, and be called by what stands for helpers now."""
-        theirs = self._other._compiled_code(self.code)
-        if isinstance(theirs, LlvmCode):
-            theirs.check_helpers()
-            if not theirs.optimised:
-                theirs.count(packets)
+        """Let the program become hot."""
+        theirs = self._other.compiled(self.code)
+        if isinstance(theirs, LlvmCode) and not theirs.optimised:
+            theirs.count(packets)
 
     def _lay_out(self, program: Program, sort: type[PacketContext] | None) -> PacketContext | FlatContext:
         """Make the context, with room for the longest packet."""
-        longest = bytes(int(self.job.given.length.max()))
+        longest = bytes(self.job.given.longest)
         if sort is None:
             if self.job.ctx:
                 raise UsageError(f"{program.name} runs on plain memory, which has no field {next(iter(self.job.ctx))}")
@@ -127,12 +129,12 @@ class BatchRuns(NativeMachine):
         """Fill in what the loop works on."""
         job, given = self.job, self.job.given
         self.record.stack_to_clear = stack_words(self.code.instructions)
-        self.record.budget = self._budget_at_start
-        self._set_arguments(context.arguments)
-        self._fresh_run = bytes(self._memory[FRESH_START:FRESH_END])
+        self.record.budget = self._granted
+        self.set_arguments(context.arguments)
+        self._fresh_run = bytes(self.record_bytes[FRESH_START:FRESH_END])
         self._template = bytes(context.region.data) if isinstance(context, PacketContext) else b""
         batch = self.batch = Batch()
-        batch.record, batch.enter, batch.target = self._address, _address_of(image), image.start
+        batch.record, batch.enter, batch.target = self.record_address, _address_of(image), image.start
         batch.fresh, batch.template = _bytes_address(self._fresh_run), _bytes_address(self._template)
         batch.packets = given.buffer.ctypes.data
         if given.stride:
@@ -140,7 +142,7 @@ class BatchRuns(NativeMachine):
         else:
             batch.offsets, batch.lengths = given.offset.ctypes.data, given.length.ctypes.data
         batch.first, batch.end = first, end
-        batch.results, batch.budget = job.results.ctypes.data, self._budget_at_start
+        batch.results, batch.budget = job.results.ctypes.data, self._granted
         batch.instructions = job.instructions.ctypes.data if self.plan.metered else 0
         batch.end_at = batch.length_at = batch.wire_length_at = batch.protocol_at = NO_FIELD
         if isinstance(context, PacketContext):
@@ -155,7 +157,7 @@ class BatchRuns(NativeMachine):
         else:
             batch.home, batch.plain = context.region.address, 1
         batch.clear_sites = int(not given.stride and not _is_of_llvm(image))
-        self._sync_regions()
+        self.sync_regions()
         self._find_row(context)
 
     def _find_row(self, context: PacketContext | FlatContext) -> None:
@@ -169,8 +171,8 @@ class BatchRuns(NativeMachine):
         """Run the packets of a chunk; after each one at which Python was needed the loop begins again."""
         batch, run = self.batch, run_batch()
         while batch.first < batch.end:
-            self._running, self._tail_calls_left, batch.touched = [(ours, image)], TAIL_CALLS, 0
-            self.depth = 1
+            self.begin(ours, image)
+            batch.touched = 0
             run(ctypes.addressof(batch))
             if batch.first < batch.end:
                 self._finish(context)
@@ -182,7 +184,7 @@ class BatchRuns(NativeMachine):
         self._show_packet(context)
         try:
             if self.record.status:
-                self._stop()
+                self.stop()
             job.results[number] = self.record.registers[0]
         except BpfFault as fault:
             job.faults[number] = fault
@@ -191,14 +193,14 @@ class BatchRuns(NativeMachine):
             raise
         finally:
             self.depth = 0
-            self._show_frames(0)
+            self.show_frames(0)
         if self.plan.metered:
             job.instructions[number] = self.instructions
         batch.first = number + 1
         region = context.packet_region if isinstance(context, PacketContext) else context.region
         if region.size:
-            self.regions.resize(region, batch.home, int(job.given.length.max()))
-        self._sync_regions()
+            self.regions.resize(region, batch.home, job.given.longest)
+        self.sync_regions()
         self._find_row(context)
 
     def _show_packet(self, context: PacketContext | FlatContext) -> None:
@@ -228,12 +230,12 @@ class BatchRuns(NativeMachine):
         theirs, ours = self._other.lasting_regions(), self._shared
         for region in ours:
             if region not in theirs:
-                self.regions.remove(region)
+                self.regions.withdraw(region)
         for region in theirs:
             if region not in ours:
                 self.regions.share(region)
         self._shared = theirs
-        self._sync_regions()
+        self.sync_regions()
 
 
 class OnePassWorker(BatchRuns):
@@ -252,11 +254,12 @@ def worker_for(machine: NativeMachine) -> BatchRuns:
     if isinstance(machine, LlvmMachine):
         made = LlvmWorker(machine.shapes, machine.plan, regions=regions, helpers=machine.helpers, kfuncs=machine.kfuncs)
         made.kept, made.most_slots = machine.kept, machine.most_slots
+        made.most_inlined = machine.most_inlined
     else:
         made = OnePassWorker(
             machine.shapes, machine.plan, regions=regions, helpers=machine.helpers, kfuncs=machine.kfuncs
         )
-    made.maps = machine.maps
+    made.maps, made.keeps = machine.maps, machine.keeps
     made.may_goto_limit = machine.may_goto_limit
     made.join(machine)
     return made
