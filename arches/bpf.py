@@ -13,7 +13,8 @@ R_BPF_64_32   The document says (S + A) / 8 - 1, where S counts from the start o
               call is in. A finished call counts instructions from the one that follows it, so we say
               S + A - P, and the field divides by 8 and takes 1 off. The addend is (imm + 1) * 8.
 
-Source: Documentation/bpf/llvm_reloc.rst of the Linux kernel; RFC 9669 sections 3 and 5.4.
+Source: Documentation/bpf/llvm_reloc.rst of the Linux kernel; RFC 9669 sections 3 and 5.4; include/elf/bpf.h
+of binutils 2.40 for what older GNU assemblers wrote (see also jitlink.bpf.gnu_objects).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ IMM = 4
 NEXT_IMM = 12
 
 LLVM_RELOC = "Linux, Documentation/bpf/llvm_reloc.rst"
+GNU_RELOC = "binutils 2.40, include/elf/bpf.h"
 SOLANA = "it belongs to the shared objects of Solana's machine, which have a memory map of their own"
 NO_RESOLVERS = "BPF has no indirect functions (STT_GNU_IFUNC)"
 
@@ -118,6 +120,9 @@ def _kinds(order: Literal["<", ">"]) -> KindTable:
         Kind("R_BPF_64_NODYLD32",  4,      S + A,     source=LLVM_RELOC),
         Kind("R_BPF_64_RELATIVE",  8,      reason=SOLANA),
         Kind("R_BPF_64_32",        10,     S + A - P, call,     near, source=LLVM_RELOC),
+        # What GNU's assembler before binutils 2.41 wrote for ABS32 and ABS64; the rest of its numbers agree.
+        Kind("R_BPF_DATA_32",      11,     S + A,     word32,   unsigned(32), source=GNU_RELOC),
+        Kind("R_BPF_DATA_64",      12,     S + A,     word64,   source=GNU_RELOC),
         # A pointer to a function of the program itself: lddw with src 4, code_addr(imm) in RFC 9669.
         Kind(FUNCTION_POINTER,     -1,     S + A - P, function, near, source="RFC 9669, 5.4"),
         Kind(NO_RESOLVER,          -1,     reason=NO_RESOLVERS),

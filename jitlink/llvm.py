@@ -1,7 +1,8 @@
 """LLVM IR as an input: text or bitcode, compiled to an object by llvmlite.
 
-Where LLVM cannot assemble an instruction that is written in a module as text, it ends the process. So modules
-with such assembly are compiled in a process of their own, which is this module run as a program.
+Some faults LLVM finds only while it makes code, and then it ends the process: an instruction in inline assembly
+that there is not, a function that a machine such as BPF has no code for. So modules with assembly, and those for
+another machine than this one, are compiled in a process of their own, which is this module run as a program.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ def compile_ir(ir: bytes, name: str, *, triple: str | None = None, optimise: int
         else:
             module = binding.parse_assembly(ir.decode())
         module.verify()
-        triple = triple or _other_machine(module.triple)
+        triple = triple or _if_other_machine(module.triple)
         machine = _target_machine(triple, optimise)
     except (RuntimeError, UnicodeDecodeError) as error:
         raise MalformedInput(f"LLVM cannot read it: {str(error).strip()}", input=name) from error
     text = str(module)
-    if ASSEMBLY.search(text):
+    if ASSEMBLY.search(text) or (triple and _if_other_machine(triple)):
         return _compile_apart(text, name, triple, optimise)
     return _emit(module, machine, optimise)
 
@@ -65,12 +66,12 @@ def _compile_apart(text: str, name: str, triple: str | None, optimise: int) -> b
     )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()
-        raise MalformedInput(f"LLVM cannot assemble it: {said or f'it ended with {done.returncode}'}", input=name)
+        raise MalformedInput(f"LLVM cannot compile it: {said or f'it ended with {done.returncode}'}", input=name)
     return done.stdout
 
 
-def _other_machine(triple: str) -> str | None:
-    """The triple of a module that is for another machine; this one's back end need not survive it. Else None."""
+def _if_other_machine(triple: str) -> str | None:
+    """The triple, if it is of another machine than this one, whose back end need not survive what is for it."""
     machine = triple.partition("-")[0]
     return triple if machine and machine != _binding().get_default_triple().partition("-")[0] else None
 

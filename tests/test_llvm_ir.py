@@ -182,5 +182,18 @@ def test_inline_assembly_is_assembled(as_bitcode: bool) -> None:
 )
 def test_assembly_that_llvm_ends_the_process_for_is_an_error(source: str) -> None:
     """LLVM exits where it cannot assemble; the process that it ends is not this one."""
-    with pytest.raises(jitlink.MalformedInput, match=r"LLVM cannot assemble it: .*(frobnicate|asm parser)"):
+    with pytest.raises(jitlink.MalformedInput, match=r"LLVM cannot compile it: .*(frobnicate|asm parser)"):
         jitlink.link(source.encode(), base=0x10000000, target="aarch64" if "aarch64" in source else None)
+
+
+def test_code_that_a_machine_does_not_have_is_an_error() -> None:
+    """BPF has no results of several registers; its back end ends the process over them."""
+    ir = """
+        target triple = "bpfel-unknown-none"
+        define [4 x i64] @several(i64 %x) noinline {
+          %made = insertvalue [4 x i64] undef, i64 %x, 3
+          ret [4 x i64] %made
+        }
+    """
+    with pytest.raises(jitlink.MalformedInput, match=r"LLVM cannot compile it: .*aggregate"):
+        jitlink.read(ir.encode())

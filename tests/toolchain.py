@@ -62,6 +62,7 @@ INSTALLED_BY_CI = {
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
     "dot": "graphviz",
+    "bpf-gcc": "gcc-bpf",
     "libcrypto.a": "libssl-dev",
     "libssl.a": "libssl-dev",
     "libsqlite3.a": "libsqlite3-dev",

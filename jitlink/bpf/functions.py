@@ -8,7 +8,8 @@ A call inside a section is finished by the assembler, which leaves no relocation
 here, since the distance changes when the functions move apart.
 
 A function begins at a symbol of type STT_FUNC. Code in front of the first one, or of a section without
-any, is a function too: assemblers do not ask for types. A jump never leaves its function; one that does
+any, is a function too: assemblers do not ask for types. In a section without any it also begins at each symbol
+that other objects may see, since LLVM before 8 gave functions no type. A jump never leaves its function; one that does
 is found by the verifier, after the functions have moved.
 """
 
@@ -108,7 +109,10 @@ class _Cutter:
         _refuse(graph, blocks[(size % SLOT != 0) | zero_fill], "code that is not whole instructions of 8 bytes")
         _refuse(graph, blocks[size >= LARGEST_SECTION], "more code than a BPF program can have")
         symbols = graph.symbols
-        starts = (symbols.kind == FUNCTION) & self.is_code[symbols.block] & (symbols.definition == DEFINED)
+        starts = self.is_code[symbols.block] & (symbols.definition == DEFINED)
+        typed = np.zeros(len(graph.blocks), np.bool_)
+        typed[symbols.block[starts & (symbols.kind == FUNCTION)]] = True
+        starts &= (symbols.kind == FUNCTION) | (~typed[symbols.block] & (symbols.scope != LOCAL))
         offset = symbols.offset[starts]
         outside = (offset >= graph.blocks.size[symbols.block[starts]].view(np.uint64)) | (offset % SLOT != 0)
         _refuse(graph, symbols.block[starts][outside], "a function that does not begin at an instruction")

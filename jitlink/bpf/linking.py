@@ -23,6 +23,7 @@ from jitlink.bpf.btf_ext import BtfExt, LineTable, parse_ext
 from jitlink.bpf.btf_types import Btf
 from jitlink.bpf.core_relocations import CoreRelocator, Relocated
 from jitlink.bpf.functions import Functions, split_functions
+from jitlink.bpf.gnu_objects import take_off_symbol_values
 from jitlink.bpf.instructions import SLOT, ByteOrder
 from jitlink.bpf.map_declarations import Declaration, btf_declarations, legacy_declarations
 from jitlink.bpf.sections import BTF, BTF_EXT, BTF_MAPS, LEGACY_MAPS, LICENSE, TEXT, VERSION
@@ -116,6 +117,7 @@ def link(*sources: Source, target_btf: Btf | None = None) -> LinkedObject:
     if inputs.objects:
         graphs.append(inputs.read(inputs.objects, target, everything=True))
     graph = _joined(graphs, target)
+    take_off_symbol_values(graph)
     types = _read_types(graph)
     relocated = _apply_core(graph, types, target_btf)
     resolution = resolve(graph)

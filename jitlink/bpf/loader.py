@@ -22,14 +22,15 @@ import numpy as np
 from jitlink.arches import architecture
 from jitlink.bpf import btf as btf_reader
 from jitlink.bpf.btf_types import Btf
-from jitlink.bpf.contexts import Context, FlatContext
 from jitlink.bpf.externs import World, define_externs, find_externs
 from jitlink.bpf.helpers import HelperTable, Host, number_of
 from jitlink.bpf.instructions import SLOT, ByteOrder
 from jitlink.bpf.isa import FORMS, Family
+from jitlink.bpf.kept_contexts import KeptContexts
 from jitlink.bpf.linking import LinkedMap, LinkedObject, link, section_name
 from jitlink.bpf.machine import Machine
-from jitlink.bpf.maps import Map, Maps, MapType, ValueMap
+from jitlink.bpf.map_declarations import REFERENCE_SIZE
+from jitlink.bpf.maps import Map, MapDefinition, Maps, MapType, ValueMap
 from jitlink.bpf.program import Program
 from jitlink.bpf.program_code import ProgramCode, link_program
 from jitlink.bpf.regions import Regions
@@ -40,12 +41,13 @@ from jitlink.bpf.variables import Globals, data_blocks, load_data, relocate_data
 from jitlink.errors import LinkFailure, MalformedInput, UnsupportedInput, UsageError
 from jitlink.graph import Definition, LinkGraph, SymbolKind
 from jitlink.inputs import Source
+from jitlink.memory import page_size
 from jitlink.protection import Protection
 
 POINTER_SIZE = 8
 EXTERNAL = int(Definition.EXTERNAL)
-LINKABLE = (b"\x7fELF", b"!<arch>\n", b"!<thin>\n")
-"""What objects and archives begin with; other bytes are code."""
+LINKABLE = (b"\x7fELF", b"!<arch>\n", b"!<thin>\n", b"BC\xc0\xde")
+"""What objects, archives and LLVM's bitcode begin with; other bytes are code."""
 _HELPER_CALLS = np.array([form.family is Family.CALL and form.operation == "helper" for form in FORMS])
 Functions = Mapping[int | str, Callable[..., Any]]
 
@@ -54,7 +56,7 @@ class BpfObject(Mapping[str, Program]):
     """Loaded BPF objects: their programs by name, and what the programs share.
 
     Attributes: linked (the link graph and what was found in it); maps, globals, helpers, host, machine,
-    regions; tier; license; version. Programs are put together when they are asked for.
+    regions; contexts; tier; license; version. Programs are put together when they are asked for.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class BpfObject(Mapping[str, Program]):
         verify: bool = True,
         kernel_rules: bool | None = None,
         context: str | None = None,
+        map_entries: Mapping[str, int] | None = None,
         assume_externs: bool = False,
     ) -> None:
         """Load linked objects; the keywords are those of jitlink.bpf.load."""
@@ -78,9 +81,9 @@ class BpfObject(Mapping[str, Program]):
         self.license, self.version = linked.license, linked.version
         self.verify, self.kernel_rules = verify, kernel_rules
         self.closed = False
-        self._spare: FlatContext | None = None
         self.context = None if context is None else _context_named(context)
         self.regions = Regions()
+        self.contexts = KeptContexts(self.regions, linked.byte_order)
         self.maps = Maps(self.regions, cpus)
         self.host = Host(self.maps)
         self.helpers = HelperTable(self.host)
@@ -88,6 +91,7 @@ class BpfObject(Mapping[str, Program]):
         self.machine = self.tier.machine
         self.globals = Globals([])
         self._world = World(kconfig or {}, ksyms or {}, assume=assume_externs)
+        self._map_entries = self._entries_of_maps(map_entries or {})
         self._programs: dict[str, Program] = {}
         self._add_functions(helpers or {}, kfuncs or {})
         self._load_memory()
@@ -102,11 +106,12 @@ class BpfObject(Mapping[str, Program]):
     def _load_memory(self) -> None:
         """Make maps, data sections and externs, then resolve the references between them."""
         made = [self._make_map(each) for each in self.linked.maps]
-        variables = load_data(self.linked, self.maps)
+        sections = data_blocks(self.linked)
+        variables = load_data(self.linked, sections, self.maps.create)
         externs = find_externs(self.linked)
         variables += define_externs(self.linked, externs, self._world, self.maps, self.regions)
         self.globals.add(variables)
-        for name, blocks in data_blocks(self.linked).items():
+        for name, blocks in sections.items():
             data = self.maps[name]
             assert isinstance(data, ValueMap)
             relocate_data(self.linked, blocks, data)
@@ -114,14 +119,38 @@ class BpfObject(Mapping[str, Program]):
 
     def _make_map(self, linked: LinkedMap) -> Map:
         """Make a map; its symbol has the map's address from here."""
-        definition = linked.declaration.definition
-        if definition.type == MapType.PERF_EVENT_ARRAY and not definition.max_entries:
-            # One entry for each CPU, as libbpf has it.
-            definition = replace(definition, max_entries=self.maps.cpus)
-        made = self.maps.create(definition)
+        definition = self.completed(linked.declaration.definition)
+        try:
+            made = self.maps.create(definition)
+        except MalformedInput as error:
+            if not definition.max_entries:
+                error.hint = f"Say how many entries it has with map_entries={{{definition.name!r}: n}}"
+            raise
         symbols = self.linked.graph.symbols
         symbols.definition[linked.symbol], symbols.offset[linked.symbol] = EXTERNAL, made.address
         return made
+
+    def _entries_of_maps(self, given: Mapping[str, int]) -> Mapping[str, int]:
+        """See that the maps are there that are given a size. Raises UsageError."""
+        known = [linked.declaration.definition.name for linked in self.linked.maps]
+        for name, entries in given.items():
+            if name not in known:
+                raise UsageError(f"there is no map {name!r} to give entries to; there is {', '.join(known) or 'none'}")
+            if not 0 < entries < 1 << 32:
+                raise UsageError(f"the map {name} cannot have {entries} entries")
+        return given
+
+    def completed(self, definition: MapDefinition) -> MapDefinition:
+        """A map as a loader in user space would make it, which sets what its declaration leaves open."""
+        entries = self._map_entries.get(definition.name, definition.max_entries)
+        if definition.type == MapType.PERF_EVENT_ARRAY:
+            # One entry for each CPU, as libbpf has it; keys and values have one size, also where nobody says so.
+            entries = entries or self.maps.cpus
+            key_size, value_size = definition.key_size or REFERENCE_SIZE, definition.value_size or REFERENCE_SIZE
+            return replace(definition, max_entries=entries, key_size=key_size, value_size=value_size)
+        if not entries and self._world.assume:
+            entries = page_size() if definition.type == MapType.RINGBUF else 1
+        return replace(definition, max_entries=entries)
 
     def _fill_maps(self, made: list[Map]) -> None:
         """Put the initial values into maps of maps and prog arrays: what relocations in their variables name."""
@@ -237,34 +266,10 @@ class BpfObject(Mapping[str, Program]):
             raise UsageError(f"say which program to load; the object has {names}")
         return self[next(iter(self))]
 
-    def plain_memory(self, data: bytes | bytearray | memoryview) -> FlatContext:
-        """Make plain memory for a run, or take what the last run has left if that has the same size."""
-        context, self._spare = self._spare, None
-        if context is not None:
-            if context.region.size == len(data):
-                if data:
-                    context.region.data[:] = data
-                return context
-            context.close()
-        return FlatContext(self.regions, data)
-
-    def put_away(self, context: Context) -> None:
-        """Take away what a run has worked on. Plain memory is kept for the next run, which is then a quick one."""
-        if isinstance(context, FlatContext) and self._spare is None and not self.closed:
-            self._spare = context
-        else:
-            context.close()
-
-    def drop_context(self) -> None:
-        """Take away plain memory that was kept, since programs are to run on something else."""
-        if self._spare is not None:
-            self._spare.close()
-            self._spare = None
-
     def close(self) -> None:
         """Give the memory of the programs back: they cannot be run any more. May be done twice."""
         self.closed = True
-        self._spare = None
+        self.contexts.close()
         self.regions.close()
 
     def __repr__(self) -> str:
@@ -322,6 +327,7 @@ def load_object(
     verify: bool = True,
     kernel_rules: bool | None = None,
     context: str | None = None,
+    map_entries: Mapping[str, int] | None = None,
     assume_externs: bool = False,
 ) -> BpfObject:
     """Link BPF objects into one and load it: its maps, variables and helpers, with all its programs.
@@ -336,9 +342,10 @@ def load_object(
     of .kconfig, by name. ksyms: addresses of kernel variables, or bytes to be found there, by name. cpus: how
     many CPUs per-CPU maps keep values for. verify: whether programs are checked when they are loaded;
     kernel_rules: also for what only the Linux kernel refuses, by default for the program types of the kernel.
-    context: run all programs on "xdp", "skb" or "flat" instead of what their section says. assume_externs:
-    load programs although nobody has given what they use of the kernel, to look at them; a call of it is a
-    fault.
+    context: run all programs on "xdp", "skb" or "flat" instead of what their section says. map_entries: how many
+    entries maps have, by name, instead of what is declared: many a program is declared without and told by its
+    loader. assume_externs: load programs although nobody has given what they use of the kernel, nor how many entries
+    their maps have, to look at them; a call of what is missing is a fault.
 
     Raises LinkError: for bad input, names that nobody defines, helpers that there are not, maps that
     cannot be made, and VerificationFailed with all faults of a program.
@@ -357,6 +364,7 @@ def load_object(
         verify=verify,
         kernel_rules=kernel_rules,
         context=context,
+        map_entries=map_entries,
         assume_externs=assume_externs,
     )
 

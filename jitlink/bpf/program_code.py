@@ -50,28 +50,45 @@ class UndefinedExterns(UndefinedSymbols):
         return f"{facts}\n{advice}"
 
 
+class SourceLines:
+    """The source lines of a program, which are put together when somebody asks. make: does that."""
+
+    def __init__(self, make: Callable[[], LineTable]) -> None:
+        self._make = make
+        self._table: LineTable | None = None
+
+    @property
+    def table(self) -> LineTable:
+        """The source lines of all instructions."""
+        if self._table is None:
+            self._table = self._make()
+        return self._table
+
+    def place(self, index: int) -> str | None:
+        """The source line of an instruction, as "file:line", where it is known."""
+        line = self.table(index)
+        return None if line is None else f"{line.file}:{line.line}"
+
+
 @dataclass
 class ProgramCode:
     """A program that is ready to run.
 
     Attributes: code; functions (name of each function by the index of its first instruction);
     references (what an instruction refers to, by its index, in words); outside (the functions outside
-    that it calls, by name); lines (the source lines).
+    that it calls, by name); lines (the source lines of all instructions).
     """
 
     code: Code
     functions: dict[int, str]
     references: dict[int, str]
     outside: dict[str, int]
-    _make_lines: Callable[[], LineTable] = field(repr=False)
-    _lines: LineTable | None = field(default=None, repr=False)
+    source: SourceLines = field(repr=False)
 
     @property
     def lines(self) -> LineTable:
         """The source lines of all instructions; put together when somebody asks."""
-        if self._lines is None:
-            self._lines = self._make_lines()
-        return self._lines
+        return self.source.table
 
     @property
     def instructions(self) -> Instructions:
@@ -121,16 +138,14 @@ class _Assembler:
         references = self._references()
         self._call_outside()
         self._fix_up()
-        table = self._lines
-        made = ProgramCode(
-            Code(decode(self.image.tobytes(), self.linked.byte_order), self.name),
+        source = SourceLines(self._lines)
+        return ProgramCode(
+            Code(decode(self.image.tobytes(), self.linked.byte_order), self.name, source.place),
             dict(zip((self.start[:-1] // SLOT).tolist(), self._names(), strict=True)),
             references,
             self.outside,
-            table,
+            source,
         )
-        made.code.lines = lambda index: place_of_line(made.lines, index)
-        return made
 
     def _names(self) -> list[str]:
         return [self.linked.functions.names[row] for row in self.rows.tolist()]
@@ -314,9 +329,3 @@ class _NearestVariable:
         for offset, name in zip(self.symbols.offset[rows].tolist(), names, strict=True):
             if name:
                 self.known.setdefault((block, offset), name.decode(errors="surrogateescape"))
-
-
-def place_of_line(lines: LineTable, index: int) -> str | None:
-    """The source line of an instruction, as "file:line", where it is known."""
-    line = lines(index)
-    return None if line is None else f"{line.file}:{line.line}"

@@ -11,7 +11,7 @@ Read-only data is read-only to programs. Python may change it before a run, as u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from jitlink.bpf.btf_types import Btf, BtfType, Kind
 from jitlink.bpf.btf_values import codec, numpy_dtype
 from jitlink.bpf.instructions import ByteOrder
 from jitlink.bpf.linking import LinkedObject, section_name
-from jitlink.bpf.maps import MapDefinition, MapFlag, Maps, MapType, ValueMap
+from jitlink.bpf.maps import Map, MapDefinition, MapFlag, MapType, ValueMap
 from jitlink.bpf.sections import holds_variables, is_read_only
 from jitlink.errors import MalformedInput, UnsupportedInput, UsageError
 from jitlink.fixups import EdgeLetters, apply_kind
@@ -108,6 +108,10 @@ class Globals(MutableMapping[str, Any]):
         for variable in variables:
             self._variables.setdefault(variable.name, variable)
 
+    def joined(self, variables: Sequence[Variable]) -> Globals:
+        """These and more variables, whose names go behind those that there are."""
+        return Globals([*self._variables.values(), *variables]) if variables else self
+
     def __getitem__(self, name: str) -> Any:
         return self._variables[name].get()
 
@@ -140,19 +144,22 @@ def data_blocks(linked: LinkedObject) -> dict[str, list[int]]:
     return found
 
 
-def load_data(linked: LinkedObject, maps: Maps) -> list[Variable]:
-    """Make a map of every data section and fill it. Leaves the addresses of data blocks final.
+def load_data(
+    linked: LinkedObject, sections: Mapping[str, list[int]], create: Callable[[MapDefinition], Map]
+) -> list[Variable]:
+    """Make a map of every data section and fill it. Leaves the addresses of its blocks final.
 
-    Returns the variables, those that other objects may see first. Relocations in data are not applied
-    yet, see relocate_data. Raises MalformedInput for sections that no map can hold, MemoryRefused.
+    sections: the blocks of each, as data_blocks finds them. create: makes a map. Returns the variables, those that
+    other objects may see first. Relocations in data are not applied yet, see relocate_data. Raises MalformedInput
+    for sections that no map can hold, MemoryRefused.
     """
     found: list[tuple[bool, Variable]] = []
-    for name, blocks in data_blocks(linked).items():
+    for name, blocks in sections.items():
         offsets, size = _places(linked, blocks)
         flags = MapFlag.MMAPABLE | (MapFlag.RDONLY_PROG if is_read_only(name) else MapFlag(0))
         definition = MapDefinition(name, MapType.ARRAY, 4, size, 1, flags, byte_order=linked.byte_order)
         definition.require_memory(size)
-        made = maps.create(definition)
+        made = create(definition)
         assert isinstance(made, ValueMap)
         for block, offset in zip(blocks, offsets, strict=True):
             if not linked.graph.blocks.zero_fill[block]:

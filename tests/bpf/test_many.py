@@ -85,6 +85,14 @@ def test_an_array_of_packets_is_a_sequence_of_its_rows(tier):
     assert program.run_many(packets[::2, :20]).retval.tolist() == [20 + int(row[0]) for row in packets[::2]]
 
 
+@pytest.mark.parametrize("shape", [(3, 0), (0, 4), (0, 0)], ids=str)
+def test_arrays_without_a_byte_are_packets_too(tier, shape):
+    """Packets of no bytes are run, as empty ones; no packets give no results."""
+    results = load(XDP, tier).run_many(np.zeros(shape, np.uint8))
+    assert results.retval.tolist() == [0] * shape[0]
+    assert not results.faults
+
+
 def test_a_fault_belongs_to_its_packet(tier):
     """A packet on which the program faults has the fault of program.run, and the others have their results."""
     program = load(READ_20, tier)
@@ -111,6 +119,16 @@ def test_stack_and_registers_begin_at_zero_in_each_run(tier):
     """What a run leaves in its stack the next one does not find."""
     program = load("r0 = *(u64 *)(r10 - 8)\nr0 += r9\nr9 = 7\n*(u64 *)(r10 - 8) = r9\nexit", tier)
     assert program.run_many([b""] * 3).retval.tolist() == [0, 0, 0]
+
+
+def test_packets_are_copied_before_a_program_writes_to_them(tier):
+    """What a program writes into a packet is its own run's: the array is as it was, and each run begins with it."""
+    text = "r2 = *(u32 *)(r1 + 0)\nr0 = *(u8 *)(r2 + 3)\nr3 = 9\n*(u8 *)(r2 + 3) = r3\nexit"
+    program = load(text, tier)
+    packets = np.full((5, 20), 4, np.uint8)
+    for _ in range(2):
+        assert program.run_many(packets).retval.tolist() == [4] * 5
+    assert (packets == 4).all()
 
 
 def test_helpers_in_python_see_the_packet_that_is_run(tier):
