@@ -81,7 +81,7 @@ class JitTier:
         plan = Plan(sandbox=options.sandbox, metered=options.meter, hardening=hardening)
         self.machine: Interpreter
         self.machine = self._native = NativeMachine(host_shapes(), plan, regions=maps.regions, helpers=helpers)
-        self._native.maps = maps.by_address
+        self._native.maps, self._native.keeps = maps.by_address, options.cache
 
     def compile(self, program: Code, context: type[PacketContext] | None) -> None:
         """Make machine code of a program."""
@@ -108,7 +108,7 @@ class LlvmTier:
         self.machine = self._native = LlvmMachine(
             host_shapes(), plan, regions=maps.regions, helpers=helpers, kept=kept, hot_after=self.hot_after
         )
-        self._native.maps = maps.by_address
+        self._native.maps, self._native.keeps = maps.by_address, options.cache
 
     def compile(self, program: Code, context: type[PacketContext] | None) -> None:
         """Make machine code of a program."""
@@ -126,8 +126,6 @@ MakeTier = Callable[[TierOptions, Maps, MutableMapping[int, Helper]], Tier]
 TIERS: dict[str, MakeTier] = {"interpreter": InterpreterTier, "jit": JitTier, "llvm": LlvmTier, "auto": AutoTier}
 NATIVE_HOSTS = ("x86_64", "AMD64", "aarch64", "arm64", "riscv64")
 """The hosts that have a back end, as platform.machine names them."""
-TRIED_HOSTS = ("x86_64", "AMD64")
-"""Those of them where it has run, and is what programs run in unless another tier is asked for."""
 
 
 def default_tier() -> str:
@@ -135,7 +133,7 @@ def default_tier() -> str:
     chosen = os.environ.get("JITLINK_BPF_TIER", "")
     if chosen:
         return chosen
-    return "jit" if has_native_code() and platform.machine() in TRIED_HOSTS else "interpreter"
+    return "jit" if has_native_code() else "interpreter"
 
 
 def has_native_code() -> bool:

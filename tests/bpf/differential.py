@@ -42,12 +42,13 @@ _small = st.integers(-12, 12)
 _numbers = st.sampled_from(
     [0, 1, 2, 3, 7, 8, 31, 32, 63, 64, 127, 128, -1, -2, -128, -129, 255, 0x7FFF_FFFF, -0x8000_0000, 0x1234_5678]
 )
-_immediates = _small | _numbers | st.integers(-(1 << 31), (1 << 31) - 1)
+immediates = _small | _numbers | st.integers(-(1 << 31), (1 << 31) - 1)
 values = st.sampled_from([0, 1, MASK, 1 << 63, (1 << 63) - 1, 1 << 31, 1 << 32, (1 << 32) - 1]) | st.integers(0, MASK)
 
 
-def _slot(form: Form, **fields: int) -> Slot:
-    fields |= dict([form.selector] if form.selector else [])
+def slot_of(form: Form, *, dst: int = 0, src: int = 0, offset: int = 0, imm: int = 0) -> Slot:
+    """An instruction as the fields of its slot."""
+    fields = {"dst": dst, "src": src, "offset": offset, "imm": imm} | dict([form.selector] if form.selector else [])
     return form.opcode, fields["dst"], fields["src"], fields["offset"], fields["imm"]
 
 
@@ -57,7 +58,7 @@ def _wild(draw: st.DrawFn) -> list[Slot]:
     form = draw(st.sampled_from(FORMS[1:]))
     register = st.integers(0, 10) | st.integers(0, 15)
     offset = draw(_small | st.sampled_from([-512, -513, -(1 << 15), (1 << 15) - 1]))
-    return [_slot(form, dst=draw(register), src=draw(register), offset=offset, imm=draw(_immediates))]
+    return [slot_of(form, dst=draw(register), src=draw(register), offset=offset, imm=draw(immediates))]
 
 
 @st.composite
@@ -65,7 +66,7 @@ def _computing(draw: st.DrawFn) -> list[Slot]:
     """Arithmetic that leaves the pointers in r1 and r2 alone."""
     form = draw(st.sampled_from(_ARITHMETIC))
     dst, src = draw(st.sampled_from([0, 3, 4, 5, 6, 7, 8, 9])), draw(st.integers(0, 10))
-    return [_slot(form, dst=dst, src=src, offset=0, imm=draw(_immediates))]
+    return [slot_of(form, dst=dst, src=src, offset=0, imm=draw(immediates))]
 
 
 @st.composite
@@ -81,8 +82,8 @@ def _accessing(draw: st.DrawFn) -> list[Slot]:
         offset = draw(st.integers(0, BUFFER // size - 1)) * size + draw(st.sampled_from([0, 0, 0, 0, 1, -1, 64]))
     loads = form.family is Family.LOAD or form.operation == "load_acquire"
     dst, src = (other, base) if loads else (base, other)
-    slot = _slot(form, dst=dst, src=src, offset=offset, imm=draw(_immediates))
-    return [_slot(FORM["mov64_reg"], dst=6, src=draw(st.sampled_from([1, 2, 10])), offset=0, imm=0)] * (base == 6) + [
+    slot = slot_of(form, dst=dst, src=src, offset=offset, imm=draw(immediates))
+    return [slot_of(FORM["mov64_reg"], dst=6, src=draw(st.sampled_from([1, 2, 10])), offset=0, imm=0)] * (base == 6) + [
         slot
     ]
 
@@ -92,8 +93,8 @@ def _jumping(draw: st.DrawFn) -> list[Slot]:
     """A branch, mostly forward: programs should get far."""
     form = draw(st.sampled_from(_BRANCHES))
     distance = draw(st.integers(0, 5) | st.integers(0, 5) | _small)
-    imm = distance if form.operation == "ja" and form.bits == 32 else draw(_immediates)
-    return [_slot(form, dst=draw(st.integers(0, 9)), src=draw(st.integers(0, 9)), offset=distance, imm=imm)]
+    imm = distance if form.operation == "ja" and form.bits == 32 else draw(immediates)
+    return [slot_of(form, dst=draw(st.integers(0, 9)), src=draw(st.integers(0, 9)), offset=distance, imm=imm)]
 
 
 @st.composite
@@ -103,8 +104,8 @@ def _calling(draw: st.DrawFn) -> list[Slot]:
     imm = draw(st.sampled_from([*HELPERS, -3, 9]) if form.operation in ("helper", "kfunc") else _small)
     slots = []
     if form.operation == "register":
-        slots = [_slot(FORM["lddw_code"], dst=4, src=4, offset=0, imm=draw(_small)), (0, 0, 0, 0, 0)]
-    return [*slots, _slot(form, dst=4, src=draw(st.integers(0, 9)), offset=0, imm=imm)]
+        slots = [slot_of(FORM["lddw_code"], dst=4, src=4, offset=0, imm=draw(_small)), (0, 0, 0, 0, 0)]
+    return [*slots, slot_of(form, dst=4, src=draw(st.integers(0, 9)), offset=0, imm=imm)]
 
 
 @st.composite
@@ -112,11 +113,11 @@ def _constant(draw: st.DrawFn) -> list[Slot]:
     """A wide constant."""
     dst = draw(st.sampled_from([0, 3, 5, 7]))
     form = FORM["lddw"] if draw(st.booleans()) else FORM["lddw_code"]
-    return [_slot(form, dst=dst, src=0, offset=0, imm=draw(_immediates)), (0, 0, 0, 0, draw(_immediates))]
+    return [slot_of(form, dst=dst, src=0, offset=0, imm=draw(immediates)), (0, 0, 0, 0, draw(immediates))]
 
 
 _tame = _computing() | _computing() | _accessing() | _accessing() | _jumping() | _calling() | _constant()
-_EXIT = [_slot(FORM["exit"], dst=0, src=0, offset=0, imm=0)]
+_EXIT = [slot_of(FORM["exit"], dst=0, src=0, offset=0, imm=0)]
 
 
 def joined(parts: list[list[Slot]]) -> list[Slot]:
@@ -145,7 +146,7 @@ _BOUNDS = ["jgt", "jge", "jlt", "jle", "jeq", "jne"]
 
 
 def _form(name: str, dst: int = 0, src: int = 0, offset: int = 0, imm: int = 0) -> Slot:
-    return _slot(FORM[name], dst=dst, src=src, offset=offset, imm=imm)
+    return slot_of(FORM[name], dst=dst, src=src, offset=offset, imm=imm)
 
 
 @st.composite
@@ -178,7 +179,7 @@ def _touch(draw: st.DrawFn) -> list[Slot]:
     offset = draw(st.integers(*reach) | near_end)
     offset = draw(st.sampled_from([offset, offset // size * size]))
     dst, src = (other, base) if loads else (base, other)
-    return [_slot(form, dst=dst, src=src, offset=offset, imm=draw(_immediates))]
+    return [slot_of(form, dst=dst, src=src, offset=offset, imm=draw(immediates))]
 
 
 @st.composite
@@ -315,12 +316,14 @@ class PacketWorld:
 class World:
     """A machine with memory and helpers for random programs.
 
-    Attributes: machine; other (a program to be tail-called); seen (what helpers have observed).
+    Attributes: machine; other (a program to be tail-called); seen (what helpers have observed); caught (a helper has
+    caught a fault in the last run).
     """
 
     machine: Interpreter
     other: Code = field(default_factory=lambda: Code(decode(encode([(0xB7, 0, 0, 0, 77), *_EXIT])), "other"))
     seen: list[Any] = field(default_factory=list)
+    caught: bool = False
 
     def __post_init__(self) -> None:
         regions = self.machine.regions
@@ -346,6 +349,7 @@ class World:
                 try:
                     machine.call_function(FUNCTION_BASE + 8 * (r5 % 8), r1)
                 except BpfFault as fault:
+                    self.caught = True
                     return len(str(fault))
             case 3 if not machine.tail_call(self.other if r4 % 2 else machine.code):
                 return -5
@@ -364,6 +368,7 @@ class World:
         machine.regions.resize(self.moved, self.moved.address, 16)
         self.moved.data[:] = bytes(16)
         self.seen.clear()
+        self.caught = False
         result: Any
         try:
             result = machine.run(code, self.buffer.address, self.constants.address, *arguments, budget=budget)

@@ -16,7 +16,8 @@ from jitlink.bpf.instructions import decode
 from jitlink.bpf.interpreter import Interpreter
 from jitlink.bpf.jit.hardening import Hardening
 from jitlink.bpf.machine import Code
-from tests.bpf.differential import PacketWorld, World, packet_programs, programs, values
+from tests.bpf.differential import PacketWorld, World, packet_programs, values
+from tests.bpf.faultless import any_programs
 from tests.bpf.machines import llvm_machine, native_machine, needs_native_code
 
 MAY_GOTO_LIMIT = 5
@@ -24,6 +25,7 @@ MACHINES: dict[str, Callable[[int], Interpreter]] = {
     "jit": lambda seed: native_machine(may_goto_limit=MAY_GOTO_LIMIT),
     "jit hardened": lambda seed: native_machine(may_goto_limit=MAY_GOTO_LIMIT, hardening=Hardening(seed)),
     "llvm": lambda seed: llvm_machine(may_goto_limit=MAY_GOTO_LIMIT),
+    "llvm, as a large program": lambda seed: llvm_machine(may_goto_limit=MAY_GOTO_LIMIT, most_inlined=0),
     "jit without BMI2": lambda seed: native_machine(may_goto_limit=MAY_GOTO_LIMIT, bmi2=False),
 }
 """The machines that are compared, each made from a number at random."""
@@ -38,7 +40,7 @@ def test_any_program_comes_to_the_same(name, byteorder):
     """A random program has the interpreter's outcome, twice in a row, in either byte order."""
 
     @settings(settings.get_profile("mutations"))
-    @given(programs(byteorder), st.tuples(values, values, values), budgets, st.integers(0, 1000))
+    @given(any_programs(byteorder), st.tuples(values, values, values), budgets, st.integers(0, 1000))
     def check(program, arguments, budget, seed):
         world = World(MACHINES[name](seed))
         code = Code(decode(program, byteorder), "random")

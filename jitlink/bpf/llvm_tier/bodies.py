@@ -8,6 +8,7 @@ nothing; where a program does share blocks they are written once for each functi
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from jitlink.bpf.control_flow import forms_where
@@ -28,10 +29,14 @@ FUNCTION_POINTERS = forms_where(Family.CONSTANT, operation="code")
 
 
 class Program:
-    """The columns of a program as lists, for who goes over them one by one. Attributes: those of Slots."""
+    """The columns of a program as lists, for who goes over them one by one.
+
+    Attributes: those of Slots; swapped (its byte order is not the host's).
+    """
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
+        self.swapped = slots.code.byteorder != sys.byteorder
         self.form: list[int] = slots.form.tolist()
         self.dst: list[int] = slots.dst.tolist()
         self.src: list[int] = slots.src.tolist()
@@ -97,8 +102,8 @@ class Body:
     """The blocks of one function.
 
     Attributes: entry (its first slot); blocks (by their first slots, that of the entry first); calls (entries
-    of the functions that it calls by number); leaves (it gives instructions to the outside); keeps_frame (no
-    address in its frame is anywhere but in r10).
+    of the functions that it calls by number); leaves (it gives instructions to the outside); keeps_frame (nobody
+    but the function itself looks at its frame while it runs); loops (control may come back to a block).
     """
 
     entry: int
@@ -106,6 +111,7 @@ class Body:
     calls: set[int]
     leaves: bool
     keeps_frame: bool
+    loops: bool = False
 
     @property
     def size(self) -> int:
@@ -142,14 +148,19 @@ def _body(program: Program, entry: int, most: int) -> Body:
         size += len(block)
         for slot in block:
             _note(program, slot, body)
-        work += program.successors(block)
+        successors = program.successors(block)
+        # Every way around leads backwards at least once.
+        body.loops = body.loops or any(each <= lead for each in successors)
+        work += successors
+    # The outside may go on with another program in the same frame, or carry an access of it out.
+    body.keeps_frame = body.keeps_frame and not body.leaves
     return body
 
 
 def _note(program: Program, slot: int, body: Body) -> None:
     """Take one instruction into account."""
     shape, number = program.shape(slot), program.form[slot]
-    if shape.family is Family.PACKET:
+    if shape.family is Family.PACKET or (shape.family is Family.ATOMIC and program.swapped):
         body.leaves = True
     elif shape.family is Family.CALL:
         if not LOCAL_CALLS[number]:
@@ -163,7 +174,8 @@ def _note(program: Program, slot: int, body: Body) -> None:
 
 
 def _shows_frame(program: Program, slot: int, shape: Form) -> bool:
-    """Whether an instruction does anything with r10 but access the frame at a constant distance."""
+    """Whether an instruction does anything with r10 but access the frame at a constant distance: then its address may
+    be elsewhere."""
     number, dst, src = program.form[slot], program.dst[slot], program.src[slot]
     reads = ("dst" in shape.operands and dst == FRAME_POINTER, "src" in shape.operands and src == FRAME_POINTER)
     if not any(reads):

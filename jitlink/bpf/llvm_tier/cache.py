@@ -80,7 +80,8 @@ class ObjectCache:
         return stat.S_ISDIR(found.st_mode) and ours and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
     def _make_room(self) -> None:
-        files = [(entry.stat(), entry.path) for entry in os.scandir(self.directory)]
+        with os.scandir(self.directory) as entries:
+            files = [(entry.stat(), entry.path) for entry in entries]
         total = sum(each.st_size for each, _ in files)
         for each, path in sorted(files, key=lambda pair: pair[0].st_mtime):
             if total <= MOST_BYTES:

@@ -76,6 +76,11 @@ class Loop:
     count: int
     windows: list[Window]
 
+    @property
+    def kept(self) -> list[tuple[str, str]]:
+        """The variables, for each window, of the region that it was in and of the number of places for it there."""
+        return [(f"%L{self.lead}s{number}", f"%L{self.lead}n{number}") for number in range(len(self.windows))]
+
 
 def find_loop(program: Program, block: list[int], is_checked: Callable[[int], bool]) -> Loop | None:
     """Look at a block; None where it is no such loop. is_checked: whether an access is to be checked."""

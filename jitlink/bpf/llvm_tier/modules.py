@@ -12,11 +12,13 @@ from __future__ import annotations
 from jitlink.bpf.isa import FRAME_POINTER, STACK_SIZE
 from jitlink.bpf.jit.abi import FRAME_STRIDE, REGION, STACK_BYTES
 from jitlink.bpf.llvm_tier.bodies import Body, Program, reach_outside
-from jitlink.bpf.llvm_tier.functions import LOCALS, RESULTS, Choices, FunctionWriter, record_field
+from jitlink.bpf.llvm_tier.choices import LOCALS, RESULTS, Choices, record_field
+from jitlink.bpf.llvm_tier.functions import FunctionWriter
+from jitlink.bpf.native.lookups import texts_of
 
-INLINED, SMALL = 1024, 32
-"""In programs of more slots than the first, functions of more than the second are not inlined: LLVM's time for one
-function grows faster than its size, and a function with one caller would always be."""
+SMALL = 32
+"""In large programs functions of more slots are not inlined: LLVM's time for one function grows faster than its size,
+and a function with one caller would always be."""
 INLINES, STAYS = 0, 3
 """Groups of attributes."""
 _COLUMN = {name: 8 * number for number, name in enumerate(REGION.names or ())}
@@ -159,10 +161,11 @@ def module_of(program: Program, bodies: dict[int, Body], entries: list[int], cho
     parts = [_ROUTINES]
     parts += [f"@{symbol} = external global i8" for symbol in sorted(set(choices.symbols.values()))]
     parts += [f"declare i64 @helper{number}(i64, i64, i64, i64, i64, ptr)" for number in sorted(choices.helpers)]
-    parts += [lookup.text for lookup in choices.lookups.values()]
-    large = sum(body.size for body in bodies.values()) > INLINED
+    parts += texts_of(choices.lookups.values())
     parts += [
-        FunctionWriter(program, body, choices, outside, STAYS if large and body.size > SMALL else INLINES).write()
+        FunctionWriter(
+            program, body, choices, outside, INLINES if choices.inlines or body.size <= SMALL else STAYS
+        ).write()
         for body in bodies.values()
     ]
     parts += [_entry(each, choices) for each in entries]

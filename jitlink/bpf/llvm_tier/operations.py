@@ -27,9 +27,9 @@ LINES: dict[str, str] = {  # operation: its lines; the result is %v{n}
     "div":  _SAFE + "%q{n} = udiv {t} {a}, %d{n}\n%v{n} = select i1 %z{n}, {t} 0, {t} %q{n}",
     "mod":  _SAFE + "%q{n} = urem {t} {a}, %d{n}\n%v{n} = select i1 %z{n}, {t} {a}, {t} %q{n}",
     "sdiv": _SAFE_SIGNED + "%q{n} = sdiv {t} {a}, %d{n}\n%g{n} = sub {t} 0, {a}\n"
-            "%r{n} = select i1 %m{n}, {t} %g{n}, {t} %q{n}\n%v{n} = select i1 %z{n}, {t} 0, {t} %r{n}",
-    "smod": _SAFE_SIGNED + "%q{n} = srem {t} {a}, %d{n}\n%r{n} = select i1 %m{n}, {t} 0, {t} %q{n}\n"
-            "%v{n} = select i1 %z{n}, {t} {a}, {t} %r{n}",
+            "%e{n} = select i1 %m{n}, {t} %g{n}, {t} %q{n}\n%v{n} = select i1 %z{n}, {t} 0, {t} %e{n}",
+    "smod": _SAFE_SIGNED + "%q{n} = srem {t} {a}, %d{n}\n%e{n} = select i1 %m{n}, {t} 0, {t} %q{n}\n"
+            "%v{n} = select i1 %z{n}, {t} {a}, {t} %e{n}",
 }
 
 CONDITIONS: dict[str, str] = {  # operation: the predicate of icmp
