@@ -3,10 +3,13 @@
     python bench/bpf.py [--runs N]
 
 The programs of bench/bpf_programs.c run natively (clang -O2, else zig -O2) and as BPF, in one go and on the
-same data; a figure is the time over the native one.
+same data; a figure is the time over the native one. Operations of a hash map are stated by the round of a loop.
+
+Packets are those of run_many, in a second of one core's time. DPDK's machine, where it is installed, loads and runs
+what its verifier takes beside ours.
 
 Compiling is everything from decoded instructions to code that can be called, of straight code with as many
-branches and accesses as clang's has.
+branches and accesses as clang's has; by LLVM it is everything from bytes on, also of the object below.
 
 Loading is everything from the bytes of an object to a program that can be run: reading, types (BTF),
 linking, maps, verification. The object is made here by zig: 4,000 instructions in functions that the
@@ -24,9 +27,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import thread_time
 
-from bpf_native import print_compiling, print_many, print_programs, print_runs
+from bpf_native import (
+    build,
+    print_compiling,
+    print_llvm_compiling,
+    print_many,
+    print_maps,
+    print_programs,
+    print_runs,
+)
+from bpf_rivals import print_rivals
 from rich.console import Console
 from rich.table import Table
 
@@ -127,27 +139,26 @@ def compiled() -> bytes:
 
 
 def timed(action: Callable[[], object], runs: int) -> float:
-    """The median of the seconds that an action takes."""
+    """The median of the seconds of processor time that an action takes."""
     samples = []
     for _ in range(runs):
-        start = perf_counter()
+        start = thread_time()
         action()
-        samples.append(perf_counter() - start)
+        samples.append(thread_time() - start)
     return median(samples)
 
 
-def print_loading(console: Console, runs: int) -> None:
-    """Print how long the steps of loading take."""
-    content = compiled()
+def print_loading(console: Console, runs: int, content: bytes) -> None:
+    """Print how long the steps of loading an object take."""
     program = bpf.load(content)
     slots = len(program.instructions)
     table = Table("loading", "median, ms")
     table.add_row(f"an object of {slots:,} instruction slots and {MAPS} maps", f"{1e3 * loading(content, runs):.2f}")
     table.add_row("  of which: read and link", f"{1e3 * timed(lambda: bpf.link(content), runs):.2f}")
     table.add_row("  of which: verify", f"{1e3 * timed(program.verify, runs):.2f}")
-    start = perf_counter()
+    start = thread_time()
     program.run(bytes(60))
-    table.add_row("the first run, which translates the program", f"{1e3 * (perf_counter() - start):.2f}")
+    table.add_row("the first run, which translates the program", f"{1e3 * (thread_time() - start):.2f}")
     table.add_row("a run after that", f"{1e3 * timed(lambda: program.run(bytes(60)), runs):.3f}")
     console.print(table)
 
@@ -156,9 +167,9 @@ def loading(content: bytes, runs: int) -> float:
     """The median of the seconds from bytes to a program, each closed before the next."""
     samples = []
     for _ in range(runs):
-        start = perf_counter()
+        start = thread_time()
         program = bpf.load(content)
-        samples.append(perf_counter() - start)
+        samples.append(thread_time() - start)
         program.object.close()
     return median(samples)
 
@@ -178,12 +189,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how BPF programs load and run.")
     parser.add_argument("--runs", type=int, default=15, help="samples of each figure (default: %(default)s)")
     options = parser.parse_args()
-    console = Console()
-    print_programs(console, options.runs)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    with tempfile.TemporaryDirectory() as directory:
+        library, machine_code = build(Path(directory))
+    print_programs(console, options.runs, library, machine_code)
+    print_maps(console, options.runs, library, machine_code)
     print_compiling(console, options.runs)
+    content = compiled()
+    print_llvm_compiling(console, min(options.runs, 3), content)
     print_runs(console, options.runs)
     print_many(console, options.runs)
-    print_loading(console, options.runs)
+    print_rivals(console, options.runs, library)
+    print_loading(console, options.runs, content)
     print_speed(console, min(options.runs, 5))
 
 

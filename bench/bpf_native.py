@@ -1,17 +1,22 @@
-"""What bench/bpf.py measures of native code: programs beside their native form, compiling, and empty runs."""
+"""What bench/bpf.py measures of native code: programs beside their native form, maps, compiling, runs, packets.
+
+Times are those of the processor, for this thread, and the shortest of some: what disturbs a run only makes it longer.
+What is short is done often enough in a row to be measured. Packets are run on one core.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import math
+import os
 import random
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from statistics import median
+from time import thread_time
 from typing import Any
 
 import numpy as np
@@ -27,6 +32,10 @@ from jitlink.bpf.machine import Code
 
 SOURCE = Path(__file__).with_name("bpf_programs.c")
 PROGRAMS = ("primes", "copy", "hashes", "matrix", "tokens", "calls", "divisions", "packets")
+"""What geometric means are of."""
+MAP_PROGRAM = "counter"
+OPERATIONS = {"lookup, add, store": "lookups", "update": "updates", "delete and insert": "deletes"}
+"""Programs that are nothing but a loop over an operation of a hash map."""
 BUFFER = 1 << 16
 PACKET = 128
 UNLIMITED = 1 << 60
@@ -68,17 +77,27 @@ end:
 """
 """Ethernet, IPv4, and the ports of UDP or TCP."""
 COMPILED = (20, 200, 2_000, 20_000, 60_000)
-CALLS_IN_A_ROW = 1_000
+COMPILED_BY_LLVM = (4_200, 60_000)
+SPAN, SHORTEST = 1e-3, 1e-7
 
 
 def quickest(action: Callable[[], object], runs: int) -> float:
-    """The shortest of the seconds that an action takes: what disturbs it only makes it longer."""
+    """The shortest of the seconds of processor time that an action takes."""
+    return min(processor_times(action, runs))
+
+
+def processor_times(action: Callable[[], object], runs: int) -> list[float]:
+    """The seconds of this thread's processor time that an action takes, each of them the mean of a millisecond's."""
+    start = thread_time()
+    action()
+    times = max(1, round(SPAN / max(thread_time() - start, SHORTEST)))
     samples = []
     for _ in range(runs):
-        start = perf_counter()
-        action()
-        samples.append(perf_counter() - start)
-    return min(samples)
+        start = thread_time()
+        for _ in range(times):
+            action()
+        samples.append((thread_time() - start) / times)
+    return samples
 
 
 def compiler() -> list[str]:
@@ -106,41 +125,59 @@ def data() -> bytes:
     return bytes(made)
 
 
-def print_programs(console: Console, runs: int) -> None:
+def print_programs(console: Console, runs: int, library: ctypes.CDLL, machine_code: bytes) -> None:
     """Print how long each program takes in each configuration, over its native time."""
     table = Table("program", "native, us", *CONFIGURATIONS)
     content = data()
-    with tempfile.TemporaryDirectory() as directory:
-        library, machine_code = build(Path(directory))
-    loaded = {name: bpf.load_object(machine_code, **options) for name, options in CONFIGURATIONS.items()}
     ratios: dict[str, list[float]] = {name: [] for name in CONFIGURATIONS}
-    for program in PROGRAMS:
-        function = getattr(library, program)
-        function.restype, function.argtypes = ctypes.c_uint64, (ctypes.c_void_p, ctypes.c_uint64)
-        memory = np.frombuffer(bytearray(content), np.uint8)
-        address = memory.ctypes.data
-        expected = function(address, BUFFER)
-        native = quickest(lambda function=function, address=address: function(address, BUFFER), runs)  # type: ignore[misc]
+    for program in (*PROGRAMS, MAP_PROGRAM):
+        native, expected = _natively(library, program, content, runs)
         cells = []
-        for name, object in loaded.items():
-            seconds = _in_bpf(object, program, content, expected, runs)
-            ratios[name].append(seconds / native)
+        for name, options in CONFIGURATIONS.items():
+            seconds = _in_bpf(machine_code, options, program, content, expected, runs)
+            if program in PROGRAMS:
+                ratios[name].append(seconds / native)
             cells.append(f"{seconds / native:.2f}")
         table.add_row(program, f"{native * 1e6:.1f}", *cells)
     means = [math.exp(sum(map(math.log, each)) / len(each)) for each in ratios.values()]
-    table.add_row("geometric mean", "", *(f"{mean:.2f}" for mean in means))
+    table.add_row(f"geometric mean, without {MAP_PROGRAM}", "", *(f"{mean:.2f}" for mean in means))
     console.print(table)
 
 
-def _in_bpf(object: bpf.BpfObject, program: str, content: bytes, expected: int, runs: int) -> float:
-    """The seconds that a program takes in BPF, on a buffer of its own, after a look at its result."""
+def print_maps(console: Console, runs: int, library: ctypes.CDLL, machine_code: bytes) -> None:
+    """Print how long a round of a loop with an operation of a hash map takes, natively and in each configuration."""
+    table = Table("a round, ns", "native", *CONFIGURATIONS)
+    content, rounds = data(), BUFFER // 4
+    for what, program in OPERATIONS.items():
+        native, expected = _natively(library, program, content, runs)
+        given = program, content, expected, runs
+        seconds = [_in_bpf(machine_code, options, *given) for options in CONFIGURATIONS.values()]
+        table.add_row(what, *(f"{1e9 * each / rounds:.1f}" for each in (native, *seconds)))
+    console.print(table)
+
+
+def _natively(library: ctypes.CDLL, program: str, content: bytes, runs: int) -> tuple[float, int]:
+    """The seconds that a program takes natively, and its first result, on a buffer of its own."""
+    function = getattr(library, program)
+    function.restype, function.argtypes = ctypes.c_uint64, (ctypes.c_void_p, ctypes.c_uint64)
+    memory = np.frombuffer(bytearray(content), np.uint8)
+    address = memory.ctypes.data
+    expected = int(function(address, BUFFER))
+    return quickest(lambda: function(address, BUFFER), runs), expected
+
+
+def _in_bpf(
+    machine_code: bytes, options: dict[str, Any], program: str, content: bytes, expected: int, runs: int
+) -> float:
+    """The seconds that a program takes in BPF, with a buffer and maps of its own, after a look at its result."""
+    object = bpf.load_object(machine_code, **options)
     machine, code = object.machine, object[program].code
     region = machine.regions.allocate(BUFFER, "buffer")
     region.data[:] = content
     result = machine.run(code, region.address, BUFFER, budget=UNLIMITED)
     assert result == expected, f"{program} gives {result}, and natively {expected}"
     seconds = quickest(lambda: machine.run(code, region.address, BUFFER, budget=UNLIMITED), runs)
-    machine.regions.remove(region)
+    object.close()
     return seconds
 
 
@@ -185,6 +222,22 @@ def print_compiling(console: Console, runs: int) -> None:
     console.print(table)
 
 
+def print_llvm_compiling(console: Console, runs: int, content: bytes) -> None:
+    """Print how long it takes from bytes to code of LLVM's that can be called. content: an object, of clang's code."""
+    table = Table("compiled by LLVM", "trusted, ms", "sandboxed, ms")
+    slots = len(bpf.load(content, tier="interpreter").instructions)
+    works = {f"{slots:,} slots of clang's, in functions": content}
+    works |= {f"{slots:,} slots of straight code": straight_code(slots) for slots in COMPILED_BY_LLVM}
+    for name, program in works.items():
+        cells = []
+        for sandbox in (False, True):
+            options: dict[str, Any] = {"sandbox": sandbox, "meter": sandbox, "verify": False, "cache": False}
+            seconds = quickest(lambda: bpf.load(program, tier="llvm", **options).object.close(), runs)  # noqa: B023
+            cells.append(f"{1e3 * seconds:.0f}")
+        table.add_row(name, *cells)
+    console.print(table)
+
+
 def print_runs(console: Console, runs: int) -> None:
     """Print how long a run of an empty program takes from Python."""
     table = Table("an empty program", "us")
@@ -198,18 +251,20 @@ def print_runs(console: Console, runs: int) -> None:
         "program.run(packet of 64 bytes) as XDP": lambda: packet.run(content),
     }
     for name, action in actions.items():
-        seconds = quickest(lambda action=action: [action() for _ in range(CALLS_IN_A_ROW)], runs)  # type: ignore[misc]
-        table.add_row(name, f"{1e6 * seconds / CALLS_IN_A_ROW:.2f}")
+        table.add_row(name, f"{1e6 * quickest(action, runs):.2f}")
     console.print(table)
 
 
 def print_many(console: Console, runs: int) -> None:
-    """Print how many packets of 64 bytes a second run_many runs."""
+    """Print how many packets of 64 bytes run_many runs in a second of one core's time."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
     packets = np.zeros((MANY, 64), np.uint8)
     packets[:, 12], packets[:, 14], packets[::2, 23] = 8, 0x45, 17
-    table = Table("run_many, packet parser", "million packets a second")
+    table = Table("run_many, packet parser", "million packets a second, best", "median")
     for name, options in CONFIGURATIONS.items():
         program = bpf.load(bpf.assemble(PARSER), context="xdp", **options)
-        seconds = quickest(lambda program=program: program.run_many(packets), runs)  # type: ignore[misc]
-        table.add_row(name, f"{MANY / seconds / 1e6:.1f}")
+        samples = processor_times(lambda program=program: program.run_many(packets), runs)  # type: ignore[misc]
+        table.add_row(name, *(f"{MANY / seconds / 1e6:.1f}" for seconds in (min(samples), median(samples))))
+    os.sched_setaffinity(0, cores)
     console.print(table)

@@ -16,7 +16,7 @@ from jitlink.bpf.btf import Btf
 from jitlink.bpf.btf import parse as parse_btf
 from jitlink.bpf.disassembler import disassemble
 from jitlink.bpf.faults import BpfFault, FaultKind
-from jitlink.bpf.helpers import Host, Redirect, Route
+from jitlink.bpf.helpers import Host, NativeHelper, Redirect, Route
 from jitlink.bpf.linking import link
 from jitlink.bpf.loader import BpfObject, MissingHelpers, load, load_object
 from jitlink.bpf.machine import Machine
@@ -44,6 +44,7 @@ __all__ = [
     "MapFlag",
     "MapType",
     "MissingHelpers",
+    "NativeHelper",
     "Program",
     "Redirect",
     "Report",

@@ -15,19 +15,30 @@ packet, the region of memory that the program may touch moves with it.
 
 Plain programs get the address of their data in r1 and its length in r2.
 
-Source: include/uapi/linux/bpf.h; sizes and defaults of a test run in net/bpf/test_run.c; which fields
-a program may write in net/core/filter.c (tc_cls_act_is_valid_access).
+Source: include/uapi/linux/bpf.h; sizes and defaults of a test run in net/bpf/test_run.c.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from errno import EACCES, EINVAL
-from functools import cached_property
 from typing import Any
 
 from jitlink.bpf.btf_types import ByteOrder
+from jitlink.bpf.context_fields import (
+    POINTERS,
+    SKB_FIELDS,
+    SKB_PLACES,
+    SKB_SIZE,
+    XDP_FIELDS,
+    XDP_PLACES,
+    XDP_SIZE,
+    Field,
+    Fields,
+    Place,
+    value_at,
+)
 from jitlink.bpf.regions import Region, Regions
 from jitlink.errors import UsageError
 
@@ -42,93 +53,40 @@ ETHERNET_HEADER = 14
 LONGEST_METADATA = 252
 LONGEST_PACKET = 1 << 24
 LONGEST_SKB = 0x4000
+LEAST_ROOM = 4096
+"""Bytes of memory that a context has for packets or data, so that other ones fit as well."""
+MOST_ROOM = 1 << 16
+"""Bytes of memory up to which it is begun again with what is shorter."""
 
-
-@dataclass(frozen=True)
-class Field:
-    """A field of a context: its place, its size in bytes, how often it stands there, who may write it."""
-
-    offset: int
-    size: int = 4
-    count: int = 1
-    writable: bool = False
-
-
-# fmt: off
-XDP_FIELDS: dict[str, Field] = {
-    "data":            Field(0),
-    "data_end":        Field(4),
-    "data_meta":       Field(8),
-    "ingress_ifindex": Field(12),
-    "rx_queue_index":  Field(16),
-    "egress_ifindex":  Field(20),
-}
-XDP_SIZE = 24
-
-SKB_FIELDS: dict[str, Field] = {
-    "len":             Field(0),
-    "pkt_type":        Field(4),
-    "mark":            Field(8, writable=True),
-    "queue_mapping":   Field(12, writable=True),
-    "protocol":        Field(16),
-    "vlan_present":    Field(20),
-    "vlan_tci":        Field(24),
-    "vlan_proto":      Field(28),
-    "priority":        Field(32, writable=True),
-    "ingress_ifindex": Field(36),
-    "ifindex":         Field(40),
-    "tc_index":        Field(44, writable=True),
-    "cb":              Field(48, count=5, writable=True),
-    "hash":            Field(68),
-    "tc_classid":      Field(72, writable=True),
-    "data":            Field(76),
-    "data_end":        Field(80),
-    "napi_id":         Field(84),
-    "family":          Field(88),
-    "remote_ip4":      Field(92),
-    "local_ip4":       Field(96),
-    "remote_ip6":      Field(100, count=4),
-    "local_ip6":       Field(116, count=4),
-    "remote_port":     Field(132),
-    "local_port":      Field(136),
-    "data_meta":       Field(140),
-    "flow_keys":       Field(144, 8),
-    "tstamp":          Field(152, 8, writable=True),
-    "wire_len":        Field(160),
-    "gso_segs":        Field(164),
-    "sk":              Field(168, 8),
-    "gso_size":        Field(176),
-    "tstamp_type":     Field(180, 1),
-    "hwtstamp":        Field(184, 8),
-}
-SKB_SIZE = 192
-# fmt: on
-
-POINTERS = ("data", "data_end", "data_meta")
+Data = bytes | bytearray | memoryview
 
 
 class Context:
     """What a run starts from and leaves behind.
 
-    Attributes: arguments (r1 and on), region (of the context itself).
+    Attributes: region (of the context itself); arguments (the registers that the program starts with, r1 first);
+    packet_bounds (where the legacy packet loads find the packet, given the address of the context: data and
+    data_end; None where there is no packet).
+
+    Making one costs more than running a small program. So it can be begun `again`, in the same memory, with
+    nothing left of what was there.
     """
 
     region: Region
+    arguments: tuple[int, ...]
+    packet_bounds: Callable[[int], tuple[int, int]] | None = None
 
-    @property
-    def arguments(self) -> tuple[int, ...]:
-        """The registers that the program starts with, r1 first."""
+    def again(self, data: Data, /, **values: Any) -> bool:
+        """Begin anew with other data. Returns False, and does nothing, where the memory is not of a size for it.
+
+        Arguments and errors are those of making a context; after an error it is good for nothing but `again`.
+        """
         raise NotImplementedError
 
     @property
     def data(self) -> bytes:
         """The data as it is now."""
         raise NotImplementedError
-
-    @property
-    def packet_bounds(self) -> Callable[[int], tuple[int, int]] | None:
-        """Where the legacy packet loads find the packet, given the address of the context."""
-        return None
 
     def close(self) -> None:
         """Take the memory away from programs."""
@@ -138,16 +96,29 @@ class Context:
 class FlatContext(Context):
     """Plain memory: its address in r1, its length in r2. Programs may write to it."""
 
-    def __init__(self, regions: Regions, data: bytes | bytearray | memoryview) -> None:
+    def __init__(self, regions: Regions, data: Data) -> None:
         self.regions = regions
-        self.region = regions.allocate(len(data), "data")
+        self.region = regions.allocate(len(data), "data", room=LEAST_ROOM)
         self.region.of_run = True
         self.region.data[:] = data
+        self._point()
 
-    @cached_property
-    def arguments(self) -> tuple[int, int]:
-        """Address and length; the address of no data is 0."""
-        return (self.region.address if self.region.size else 0, self.region.size)
+    def again(self, data: Data, /, **values: Any) -> bool:
+        region, size = self.region, len(data)
+        if region.size == size:
+            region.data[:] = data
+            return True
+        if not _fits(size, region.room):
+            return False
+        self.regions.resize(region, region.address, size)
+        region.fill(0, data)
+        self._point()
+        return True
+
+    def _point(self) -> None:
+        """Say where the data is; the address of no data is 0."""
+        size = self.region.size
+        self.arguments = (self.region.address if size else 0, size)
 
     @property
     def data(self) -> bytes:
@@ -160,9 +131,14 @@ class FlatContext(Context):
 
 
 class PacketContext(Context):
-    """A packet in its frame, and the struct that points at it."""
+    """A packet in its frame, and the struct that points at it.
+
+    Attributes beyond Context's: address (of the struct); frame, frame_end (addresses that the packet can grow
+    between); meta, start, end (those of metadata and packet); packet_region (of both of them).
+    """
 
     fields: Mapping[str, Field] = {}
+    places: Mapping[ByteOrder, dict[str, Place]] = {}
     size = 0
     title = ""
     programs_write = False
@@ -170,7 +146,7 @@ class PacketContext(Context):
     def __init__(
         self,
         regions: Regions,
-        packet: bytes | bytearray | memoryview,
+        packet: Data,
         *,
         metadata: bytes = b"",
         head_room: int = HEAD_ROOM,
@@ -185,62 +161,97 @@ class PacketContext(Context):
         leaves. values: fields of the struct by name, except the pointers. Raises UsageError for unknown
         fields and sizes that cannot be, MemoryRefused when there is no memory below 4 GiB.
         """
-        if len(packet) > LONGEST_PACKET or head_room < 0 or (tail_room or 0) < 0:
-            raise UsageError(f"a packet of {len(packet)} bytes, or its room, is out of range")
-        if tail_room is None:
-            tail_room = max(0, FRAME - HEAD_ROOM - SHARED_INFO - len(packet))
-        if head_room < len(metadata) or _bad_metadata(len(metadata)):
-            rule = f"a multiple of 4, at most {LONGEST_METADATA}, and no more than the head room"
-            raise UsageError(f"{len(metadata)} bytes of metadata, which must be {rule}")
+        size = _frame_size(packet, metadata, head_room, tail_room)
         self.regions = regions
         self.byte_order = byte_order
-        self.packet_region = regions.allocate(head_room + len(packet) + tail_room, "packet", low=True)
+        self._places = self.places[byte_order]
+        self._usual: tuple[Any, ...] | None = None
+        self.region = regions.allocate(self.size, f"context (struct {self.title})", writable=self.programs_write)
+        try:
+            self.packet_region = regions.allocate(size, "packet", low=True, room=LEAST_ROOM)
+        except BaseException:
+            regions.remove(self.region)
+            raise
+        self.region.of_run = self.packet_region.of_run = True
         self.frame = self.packet_region.address
-        self.frame_end = self.packet_region.end
+        self.address = self.region.address
+        self.arguments = (self.address,)
+        try:
+            self._begin(packet, metadata, head_room, size, values)
+        except BaseException:
+            self.close()
+            raise
+        self._usual = None if values else (len(packet), metadata, head_room, tail_room)
+
+    def again(
+        self,
+        packet: Data,
+        /,
+        *,
+        metadata: bytes = b"",
+        head_room: int = HEAD_ROOM,
+        tail_room: int | None = None,
+        **values: int | tuple[int, ...],
+    ) -> bool:
+        rooms = (len(packet), metadata, head_room, tail_room)
+        if rooms == self._usual and not values:
+            # Nothing has moved, so that nothing else than this can have changed.
+            self.packet_region.data[:] = metadata + bytes(packet) if metadata else packet
+            self._restore(packet)
+            return True
+        size = _frame_size(packet, metadata, head_room, tail_room)
+        if not _fits(size, self.packet_region.room):
+            return False
+        self._usual = None
+        self._begin(packet, metadata, head_room, size, values)
+        if not values:
+            self._usual = rooms
+        return True
+
+    def _begin(
+        self, packet: Data, metadata: bytes, head_room: int, size: int, values: Mapping[str, int | tuple[int, ...]]
+    ) -> None:
+        """Put the packet into the frame, which has so many bytes, and fill in the struct."""
+        self.frame_end = self.frame + size
         self.start = self.frame + head_room
         self.end = self.start + len(packet)
         self.meta = self.start - len(metadata)
         self._show()
-        self.packet_region.data[: len(metadata)] = metadata
-        self.packet_region.data[len(metadata) :] = packet
-        self.region = regions.allocate(self.size, f"context (struct {self.title})", writable=self.programs_write)
-        self.region.of_run = self.packet_region.of_run = True
-        self.address = self.region.address
-        self._fill(packet, values)
-        self._begun = bytes(self.region.data)
-
-    def _fill(self, packet: bytes | bytearray | memoryview, values: Mapping[str, int | tuple[int, ...]]) -> None:
-        for name, value in {**self._defaults(bytes(packet)), **values}.items():
+        content = metadata + bytes(packet) if metadata else packet
+        self.packet_region.fill(head_room - len(metadata), content)
+        self.region.fill(0, bytes(self.size))
+        for name, value in {**self._defaults(packet), **values}.items():
             if name in POINTERS or name not in self.fields:
                 known = ", ".join(each for each in self.fields if each not in POINTERS)
                 raise UsageError(f"struct {self.title} has no field {name} to set; it has {known}")
             self[name] = value
         self._point()
+        self._begun = bytes(self.region.data)
 
-    def _defaults(self, packet: bytes) -> dict[str, int]:
+    def _restore(self, packet: Data) -> None:
+        """Put the struct back to what it was at the beginning, for another packet of the same length."""
+        self.region.data[:] = self._begun
+
+    def _defaults(self, packet: Data) -> dict[str, int]:
         return {}
 
     def __getitem__(self, name: str) -> Any:
         """Read a field: an int, or a tuple of them for an array."""
-        field = self.fields[name]
-        at = [field.offset + index * field.size for index in range(field.count)]
-        values = tuple(int.from_bytes(self.region.data[start : start + field.size], self.byte_order) for start in at)
-        return values if field.count > 1 else values[0]
+        return value_at(self._places[name], self.region.data)
 
     def __setitem__(self, name: str, value: int | tuple[int, ...]) -> None:
-        field = self.fields[name]
+        layout, offset, count = self._places[name]
         values = (value,) if isinstance(value, int) else tuple(value)
-        if len(values) != field.count:
-            raise UsageError(f"field {name} of struct {self.title} takes {field.count} values, not {len(values)}")
+        if len(values) != count:
+            raise UsageError(f"field {name} of struct {self.title} takes {count} values, not {len(values)}")
         try:
-            data = b"".join(each.to_bytes(field.size, self.byte_order) for each in values)
-        except OverflowError:
+            layout.pack_into(self.region.data, offset, *values)
+        except struct.error:
             raise UsageError(f"{value} does not fit field {name} of struct {self.title}") from None
-        self.region.data[field.offset : field.offset + len(data)] = data
 
-    def values(self) -> dict[str, Any]:
-        """Read all fields but the pointers, by name."""
-        return {name: self[name] for name in self.fields if name not in POINTERS}
+    def values(self) -> Fields:
+        """All fields but the pointers, by name, as they are now."""
+        return Fields(self._places, bytes(self.region.data))
 
     def forbidden_writes(self) -> list[str]:
         """Name the fields that the program has changed and that the kernel would not have let it change."""
@@ -256,11 +267,6 @@ class PacketContext(Context):
         return data[field.offset : field.offset + field.size * field.count]
 
     @property
-    def arguments(self) -> tuple[int]:
-        """The address of the context."""
-        return (self.address,)
-
-    @property
     def data(self) -> bytes:
         """The packet as it is now, without metadata."""
         return bytes(self.packet_region.data[self.start - self.meta :])
@@ -270,23 +276,24 @@ class PacketContext(Context):
         """The metadata as it is now."""
         return bytes(self.packet_region.data[: self.start - self.meta])
 
-    @property
-    def packet_bounds(self) -> Callable[[int], tuple[int, int]]:
-        """Where the legacy packet loads find the packet: data and data_end."""
-        return lambda address: (self.start, self.end)
+    def packet_bounds(self, address: int) -> tuple[int, int]:
+        """Where the legacy packet loads find the packet: data and data_end. address: of the context."""
+        return self.start, self.end
 
     def _show(self) -> None:
         """Let the program's region be metadata and packet."""
-        self.regions.resize(self.packet_region, self.meta, self.end - self.meta)
+        region, size = self.packet_region, self.end - self.meta
+        if region.address != self.meta or region.size != size:
+            self.regions.resize(region, self.meta, size)
 
     def _point(self) -> None:
-        """Write the pointers into the struct, and where fields are read-only remember them as begun."""
-        for name, value in zip(POINTERS, (self.start, self.end, self.meta), strict=True):
-            self[name] = value
+        """Write the pointers into the struct."""
+        self["data"], self["data_end"], self["data_meta"] = self.start, self.end, self.meta
 
     def move(self, *, meta: int, start: int, end: int) -> None:
         """Move the ends of the packet within the frame, clearing what a longer packet gains behind."""
         old_end = self.end
+        self._usual = None
         self.meta, self.start, self.end = meta, start, end
         self._show()
         if end > old_end:
@@ -303,11 +310,11 @@ class PacketContext(Context):
 class XdpContext(PacketContext):
     """A packet as a driver gives it to XDP: struct xdp_md, which programs can only read."""
 
-    fields = XDP_FIELDS
+    fields, places = XDP_FIELDS, XDP_PLACES
     size = XDP_SIZE
     title = "xdp_md"
 
-    def _defaults(self, packet: bytes) -> dict[str, int]:
+    def _defaults(self, packet: Data) -> dict[str, int]:
         return {"ingress_ifindex": 1}
 
     def adjust_head(self, delta: int) -> int:
@@ -343,15 +350,22 @@ class XdpContext(PacketContext):
 class SkbContext(PacketContext):
     """A packet as the traffic control and socket filters see it: struct __sk_buff."""
 
-    fields = SKB_FIELDS
+    fields, places = SKB_FIELDS, SKB_PLACES
     size = SKB_SIZE
     title = "__sk_buff"
     programs_write = True
 
-    def _defaults(self, packet: bytes) -> dict[str, int]:
+    def _defaults(self, packet: Data) -> dict[str, int]:
+        return {"protocol": self._protocol(packet), "ingress_ifindex": 1, "ifindex": 1, "wire_len": len(packet)}
+
+    def _protocol(self, packet: Data) -> int:
         # The kernel keeps the EtherType in network order, so it is a number of two bytes in memory order.
-        protocol = int.from_bytes(packet[12:14], self.byte_order) if len(packet) >= ETHERNET_HEADER else 0
-        return {"protocol": protocol, "ingress_ifindex": 1, "ifindex": 1, "wire_len": len(packet)}
+        return int.from_bytes(packet[12:14], self.byte_order) if len(packet) >= ETHERNET_HEADER else 0
+
+    def _restore(self, packet: Data) -> None:
+        super()._restore(packet)
+        self["protocol"] = self._protocol(packet)
+        self._begun = bytes(self.region.data)
 
     def _point(self) -> None:
         super()._point()
@@ -365,5 +379,22 @@ class SkbContext(PacketContext):
         return 0
 
 
+def _frame_size(packet: Data, metadata: bytes, head_room: int, tail_room: int | None) -> int:
+    """How many bytes a frame has. Raises UsageError for what cannot be."""
+    if len(packet) > LONGEST_PACKET or head_room < 0 or (tail_room or 0) < 0:
+        raise UsageError(f"a packet of {len(packet)} bytes, or its room, is out of range")
+    if tail_room is None:
+        tail_room = max(0, FRAME - HEAD_ROOM - SHARED_INFO - len(packet))
+    if metadata and (head_room < len(metadata) or _bad_metadata(len(metadata))):
+        rule = f"a multiple of 4, at most {LONGEST_METADATA}, and no more than the head room"
+        raise UsageError(f"{len(metadata)} bytes of metadata, which must be {rule}")
+    return head_room + len(packet) + tail_room
+
+
 def _bad_metadata(length: int) -> bool:
     return bool(length % 4) or length > LONGEST_METADATA
+
+
+def _fits(size: int, room: int) -> bool:
+    """Whether so many bytes may begin again in a room: all of that is written, so it must not be much larger."""
+    return size <= room <= max(MOST_ROOM, size)

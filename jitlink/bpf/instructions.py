@@ -36,25 +36,20 @@ RECORD: dict[str, np.dtype[Any]] = {
     for order, mark in (("little", "<"), ("big", ">"))
 }
 
-_NO_SELECTOR = -1
 _SELECTORS = ("src", "offset", "imm")
 
-_selector = np.full(256, _NO_SELECTOR, np.int64)
+_selects = np.zeros((len(_SELECTORS), 256), np.int64)
+"""For each field that can be a selector and each opcode, all bits of a field, or none where it is not the selector."""
 for _form in FORMS:
     if _form.selector:
-        _selector[_form.opcode] = _SELECTORS.index(_form.selector[0])
+        _selects[_SELECTORS.index(_form.selector[0]), _form.opcode] = 0xFFFF_FFFF
+_src_selects, _offset_selects, _imm_selects = _selects
 
 
-def _key(opcode: npt.NDArray[np.int64], selected: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return opcode << 32 | (selected & 0xFFFF_FFFF)
-
-
-_keys = _key(
-    np.array([form.opcode for form in FORMS], np.int64),
-    np.array([form.selector[1] if form.selector else 0 for form in FORMS], np.int64),
-)
-_number = _keys.argsort()
-_sorted_keys = _keys[_number]
+_keys = np.array([form.opcode << 32 | (form.selector[1] & 0xFFFF_FFFF if form.selector else 0) for form in FORMS])
+_order = _keys.argsort()
+# One more key behind the last one, so that a search always ends at a key.
+_sorted_keys, _numbers = np.append(_keys[_order], np.iinfo(np.int64).max), np.append(_order, 0)
 
 USES: dict[str, npt.NDArray[np.bool_]] = {
     field: np.array([field in form.operands for form in FORMS]) for field in (*FIELDS, "next_imm")
@@ -111,27 +106,25 @@ def decode(
     if size % SLOT:
         raise MalformedInput(f"a BPF program of {size} bytes is not a whole number of {SLOT}-byte slots")
     records = np.frombuffer(program, RECORD[byteorder])
-    opcode = records["opcode"].astype(np.int64)
-    low, high = records["registers"].astype(np.int64) & 15, records["registers"].astype(np.int64) >> 4
+    opcode, registers = records["opcode"].astype(np.int64), records["registers"].astype(np.int64)
+    low, high = registers & 15, registers >> 4
     dst, src = (low, high) if byteorder == "little" else (high, low)
     offset, imm = records["offset"].astype(np.int64), records["imm"].astype(np.int64)
 
-    is_first = _begins_wide(opcode)
-    is_second = np.zeros(size // SLOT, bool)
-    is_second[1:] = is_first[:-1]
+    selected = src & _src_selects[opcode] | offset & _offset_selects[opcode] | imm & _imm_selects[opcode]
+    key = opcode << 32 | selected
+    place = _sorted_keys.searchsorted(key)
+    form = _numbers[place]
+    form[_sorted_keys[place] != key] = 0
 
-    selected = np.zeros(len(opcode), np.int64)
-    for number, column in enumerate((src, offset, imm)):
-        selected = np.where(_selector[opcode] == number, column, selected)
-    key = _key(opcode, selected)
-    place = np.searchsorted(_sorted_keys, key).clip(max=len(_sorted_keys) - 1)
-    known = (_sorted_keys[place] == key) & ~is_second
-
-    constant = imm.copy()
-    low_half = is_first[:-1].nonzero()[0]
-    constant[low_half] = imm[low_half] & 0xFFFF_FFFF | imm[low_half + 1] << 32
+    constant, is_second = imm.copy(), np.zeros(size // SLOT, bool)
+    low_half = _low_halves(opcode)
+    if len(low_half):
+        is_second[low_half + 1] = True
+        form[low_half + 1] = 0
+        constant[low_half] = imm[low_half] & 0xFFFF_FFFF | imm[low_half + 1] << 32
     return Instructions(
-        form=np.where(known, _number[place], 0),
+        form=form,
         opcode=opcode,
         dst=dst,
         src=src,
@@ -150,10 +143,13 @@ def encode(slots: Iterable[tuple[int, int, int, int, int]], byteorder: ByteOrder
     return np.array(rows, RECORD[byteorder]).tobytes()
 
 
-def _begins_wide(opcode: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    wide = opcode == WIDE
-    position = np.arange(len(wide))
-    begins_run = wide & ~np.concatenate(([False], wide[:-1]))
-    run_start = np.maximum.accumulate(np.where(begins_run, position, 0))
-    begins: npt.NDArray[np.bool_] = wide & ((position - run_start) % 2 == 0)
-    return begins
+def _low_halves(opcode: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Find the slots at which wide constants begin of which there is a second half."""
+    wide: npt.NDArray[np.int64] = (opcode == WIDE).nonzero()[0]
+    if not len(wide):
+        return wide
+    begins_run = np.ones(len(wide), bool)
+    begins_run[1:] = wide[1:] != wide[:-1] + 1
+    run_start = np.maximum.accumulate(np.where(begins_run, wide, 0))
+    low_halves: npt.NDArray[np.int64] = wide[((wide - run_start) % 2 == 0) & (wide < len(opcode) - 1)]
+    return low_halves

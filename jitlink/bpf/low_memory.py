@@ -5,7 +5,8 @@ verifier rewrites each load of such a field into a load of a real pointer; we le
 it is and place the packet where its address fits 32 bits, so that the zero-extended field is the
 pointer.
 
-The host is asked for one address after another. MAP_FIXED_NOREPLACE makes it refuse where
+The host is asked for one address after another, first of all for the one behind the last mapping: what is
+asked for is small, and every object whose programs run on packets has some. MAP_FIXED_NOREPLACE makes it refuse where
 something is mapped already; kernels before 4.17 do not know the flag, take the address as a hint,
 and may answer with another place, which is given back.
 """
@@ -41,8 +42,6 @@ def map_low(size: int) -> memoryview:
     for hint in _hints(rounded):
         address = _map_at(hint, rounded)
         if address is not None:
-            # The next search starts behind this one, so that a thousand packets are not a
-            # thousand searches from the bottom.
             _first_to_try = address + rounded
             memory = (ctypes.c_ubyte * size).from_address(address)
             weakref.finalize(memory, _libc().munmap, address, rounded)
@@ -51,6 +50,8 @@ def map_low(size: int) -> memoryview:
 
 
 def _hints(size: int) -> Iterator[int]:
+    if _first_to_try + size <= LIMIT:
+        yield _first_to_try
     above = range(-(-_first_to_try // STEP) * STEP, LIMIT - size + 1, STEP)
     yield from above
     yield from range(FIRST, min(above.start, LIMIT - size + 1), STEP)

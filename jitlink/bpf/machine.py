@@ -44,13 +44,15 @@ class Code:
     """A program that is ready to run: its instructions, all references in them resolved.
 
     Attributes: instructions; name (for messages); lines (says the source line of an instruction by
-    its index, or None); made (what a machine has made of it to run it, by machine).
+    its index, or None); made (what a machine has made of it to run it, by machine); holds (what it keeps alive for
+    as long as it can be run).
     """
 
     instructions: Instructions
     name: str = ""
     lines: Callable[[int], str | None] | None = field(default=None, repr=False)
     made: MutableMapping[Machine, Any] = field(default_factory=WeakKeyDictionary, repr=False)
+    holds: tuple[object, ...] = field(default=(), repr=False)
 
     def line(self, pc: int) -> str | None:
         """The source line of an instruction, as "file:line", where it is known."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,11 @@ class Results:
 
 @dataclass(frozen=True)
 class Input:
-    """Packets in one buffer: packet k is length[k] bytes from offset[k] on. stride: between them, 0 if it differs."""
+    """Packets in one buffer: packet k is length[k] bytes from offset[k] on, or, with a stride, from k * stride on.
+
+    stride: also the length of each; there are no offsets then, since the memory of a million would cost more than
+    to run a short program on each. 0 where lengths differ.
+    """
 
     buffer: npt.NDArray[np.uint8]
     offset: Words
@@ -61,11 +66,16 @@ class Input:
     stride: int = 0
 
     def __len__(self) -> int:
-        return len(self.offset)
+        return len(self.length)
+
+    @cached_property
+    def longest(self) -> int:
+        """The length of the longest packet, in bytes."""
+        return self.stride or int(self.length.max())
 
     def packet(self, number: int) -> bytes:
         """The bytes of one packet."""
-        start = int(self.offset[number])
+        start = number * self.stride if self.stride else int(self.offset[number])
         return self.buffer[start : start + int(self.length[number])].tobytes()
 
 
@@ -79,9 +89,10 @@ def gather(packets: Packets) -> Input:
         if packets.ndim != 2 or packets.dtype != np.uint8:
             raise UsageError(f"packets are an array uint8[packets, size], not {packets.dtype}{list(packets.shape)}")
         count, size = packets.shape
-        offset = np.arange(count, dtype=np.uint64) * np.uint64(size)
         whole = np.ascontiguousarray(packets).reshape(-1)
-        return Input(whole, offset, np.full(count, size, np.uint64), size)
+        if not size:
+            return Input(whole, np.zeros(count, np.uint64), np.zeros(count, np.uint64))
+        return Input(whole, np.zeros(0, np.uint64), np.broadcast_to(np.uint64(size), count), size)
     if isinstance(packets, (str, os.PathLike, bytes)):
         data = packets if isinstance(packets, bytes) else Path(packets).read_bytes()
         if isinstance(packets, bytes) and not is_capture(data):

@@ -10,14 +10,14 @@ The programs of one object share its maps, variables and helpers, see jitlink.bp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jitlink.bpf.contexts import Context, PacketContext, SkbContext, XdpContext
+from jitlink.bpf.contexts import Context, Data, PacketContext, SkbContext, XdpContext
 from jitlink.bpf.disassembler import disassemble
 from jitlink.bpf.instructions import Instructions
+from jitlink.bpf.kept_contexts import NO_FIELDS
 from jitlink.bpf.listing import Comments
 from jitlink.bpf.machine import DEFAULT_BUDGET, Code
 from jitlink.bpf.many import Packets, Progress, Results, run_many
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from jitlink.inputs import Source
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Data = bytes | bytearray | memoryview
 
 XDP_ACTIONS = ("XDP_ABORTED", "XDP_DROP", "XDP_PASS", "XDP_TX", "XDP_REDIRECT")
 TC_ACTIONS = {
@@ -56,7 +55,6 @@ TC_ACTIONS = {
 }
 PACKET_CONTEXTS: dict[ContextKind, type[PacketContext]] = {ContextKind.XDP: XdpContext, ContextKind.SKB: SkbContext}
 TC_TYPES = ("SCHED_CLS", "SCHED_ACT")
-NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(eq=False, slots=True)
@@ -74,8 +72,8 @@ class Result:
     r0: int
     data: bytes
     instructions: int
-    metadata: bytes = b""
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    metadata: bytes
+    fields: Mapping[str, Any]
     action: str = ""
 
     def __int__(self) -> int:
@@ -138,8 +136,8 @@ class Program:
 
     @property
     def globals(self) -> Globals:
-        """The variables of the object, by name."""
-        return self.object.globals
+        """The variables of the object, by name, and behind them those that replaced functions have brought."""
+        return self.object.globals.joined(self._versions.variables)
 
     @property
     def host(self) -> Host:
@@ -183,19 +181,27 @@ class Program:
         the run may take. hook: called before every instruction. Raises BpfFault where the program breaks
         a rule of the machine, UsageError for fields that there are not, ClosedError.
         """
-        self._require_open()
-        machine = self.object.machine
-        context = self._make_context(data, ctx or NO_FIELDS)
+        object, sort = self.object, self._context_class
+        if object.closed:
+            raise self._closed()
+        if ctx and sort is None:
+            raise UsageError(f"{self.name} runs on plain memory, which has no field {next(iter(ctx))}")
+        machine, contexts = object.machine, object.contexts
+        context = contexts.take(sort, data, ctx or NO_FIELDS)
         before = machine.context, machine.packet_bounds, machine.hook
         machine.context, machine.packet_bounds = context, context.packet_bounds
         if hook is not None:
             machine.hook = hook
         try:
+            if sort is None:
+                address, size = context.arguments
+                r0 = machine.run(self.linked.code, address, size, budget=budget)
+                return Result(r0, r0, context.data, machine.instructions, b"", NO_FIELDS)
             r0 = machine.run(self.linked.code, *context.arguments, budget=budget)
             return self._result(r0, context, machine.instructions)
         finally:
             machine.context, machine.packet_bounds, machine.hook = before
-            self.object.put_away(context)
+            contexts.put_back(context)
 
     def run_many(
         self,
@@ -237,26 +243,18 @@ class Program:
         Raises BpfFault where the program breaks a rule of the machine, ClosedError.
         """
         self._require_open()
-        self.object.drop_context()
+        self.object.contexts.drop()
         return self.object.machine.run(self.linked.code, *arguments, budget=budget)
 
     def _require_open(self) -> None:
         if self.object.closed:
-            raise ClosedError(f"the object of the program {self.name} is closed")
+            raise self._closed()
 
-    def _make_context(self, data: Data, fields: Mapping[str, Any]) -> Context:
-        regions = self.object.regions
-        context = self._context_class
-        if context is not None:
-            self.object.drop_context()
-            return context(regions, data, byte_order=self.object.linked.byte_order, **fields)
-        if fields:
-            raise UsageError(f"{self.name} runs on plain memory, which has no field {next(iter(fields))}")
-        return self.object.plain_memory(data)
+    def _closed(self) -> ClosedError:
+        return ClosedError(f"the object of the program {self.name} is closed")
 
     def _result(self, r0: int, context: Context, instructions: int) -> Result:
-        if not isinstance(context, PacketContext):
-            return Result(r0, r0, context.data, instructions)
+        assert isinstance(context, PacketContext)
         retval = r0 & 0xFFFF_FFFF
         return Result(retval, r0, context.data, instructions, context.metadata, context.values(), self._action(retval))
 

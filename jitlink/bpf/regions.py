@@ -3,6 +3,8 @@
 A program sees pointers: to its stack, its context, the packet, values of maps. They are addresses
 of this process, so that the interpreter and native code see the same numbers and helpers can
 follow them. What makes that safe is that an access must lie inside one region of a short list.
+Every change makes a new list and a new table, so that whoever reads the old one, native code in another
+thread too, reads on undisturbed.
 
 A region is a window onto memory. The window may be moved within the memory that was allocated for
 it, since a program can grow and shrink a packet. Between two allocated regions lies at least a
@@ -14,7 +16,9 @@ from __future__ import annotations
 import mmap
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from threading import RLock
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +66,16 @@ class Region:
         """The bytes of the window as uint8[size], a view that stays valid after the region is gone."""
         return np.frombuffer(self.data, np.uint8)
 
+    @property
+    def room(self) -> int:
+        """Bytes of memory that the window can be moved in."""
+        return len(self._memory)
+
+    def fill(self, start: int, content: bytes | bytearray | memoryview) -> None:
+        """Write bytes to a place in the memory, and zeroes to all the rest of it, wherever the window is."""
+        memory, end = self._memory, start + len(content)
+        memory[:start], memory[start:end], memory[end:] = bytes(start), content, bytes(len(memory) - end)
+
     def _show(self, address: int, size: int) -> None:
         start = address - self._memory_address
         if start < 0 or size < 0 or start + size > len(self._memory):
@@ -77,22 +91,22 @@ class Regions:
     """All memory that a program may touch: disjoint regions, in order of address.
 
     Attributes: table (the same as native code reads it: address, size and whether it is writable of each
-    region, uint64 each); version (grows with every change of the table).
+    region, uint64 each; a change puts another in its place); version (grows with every change of the table).
     """
 
     def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._regions: list[Region] = []
+        self._order: tuple[list[int], list[Region]] = [], []
         self._last: Region | None = None
+        self._changing = RLock()
+        self._unused: deque[Region] = deque()
         self.table = array("Q")
         self.version = 0
 
     def __len__(self) -> int:
-        return len(self._regions)
+        return len(self._order[1])
 
     def __iter__(self) -> Iterator[Region]:
-        # Of a copy: other threads may add and remove meanwhile.
-        return iter(self._regions.copy())
+        return iter(self._order[1])
 
     def share(self, region: Region) -> None:
         """Add a region that is one of others' regions too. Neither may move it or take it away meanwhile."""
@@ -102,19 +116,24 @@ class Regions:
         """The row of the table in which a region stands. Raises UsageError where it is not one of these."""
         return self._position(region)
 
-    def allocate(self, size: int, name: str, *, writable: bool = True, low: bool = False) -> Region:
+    def allocate(self, size: int, name: str, *, writable: bool = True, low: bool = False, room: int = 0) -> Region:
         """Add a region of zeroed memory of our own.
 
         size: bytes; the address is aligned to a page. low places it below 4 GiB, where a pointer
         fits the 32-bit fields of struct xdp_md and struct __sk_buff. writable says what programs
-        may do; Python can always write. The memory goes back to the host when the region is removed
+        may do; Python can always write. room: bytes of memory to move the region in, if that is more
+        than its size. The memory goes back to the host when the region is removed
         and no view of it is left. Raises MemoryRefused when the host has no such memory.
         """
         if size < 0:
             raise UsageError(f"a region cannot have {size} bytes")
-        memory = map_low(size + GUARD) if low else _map(size + GUARD)
+        self._drop_unused()
+        room = max(size, room)
+        memory = map_low(room + GUARD) if low else _map(room + GUARD)
         address = np.frombuffer(memory, np.uint8).ctypes.data
-        return self._insert(Region(name, address, memory[:size], writable=writable))
+        region = Region(name, address, memory[:room], writable=writable)
+        region._show(address, size)
+        return self._insert(region)
 
     def add(self, name: str, array: npt.NDArray[np.uint8], *, writable: bool = True) -> Region:
         """Add a region over memory that somebody else owns, which is kept alive.
@@ -131,24 +150,39 @@ class Regions:
 
         address, size: the new window, in bytes. Raises UsageError when the memory does not reach.
         """
-        position = self._position(region)
-        region._show(address, size)
-        self._starts[position] = address
-        self._change_table(position, position + 1, region)
+        with self._changing:
+            position = self._position(region)
+            region._show(address, size)
+            self._change(position, position + 1, region)
 
     def remove(self, region: Region) -> None:
         """Take a region away. Pointers to it are invalid from here."""
-        position = self._position(region)
-        del self._starts[position], self._regions[position]
-        self._change_table(position, position + 1, None)
-        if self._last is region:
-            self._last = None
+        self.withdraw(region)
         region.size = 0
         region.data = region._memory = memoryview(b"")
 
+    def withdraw(self, region: Region) -> None:
+        """Take a region off the list, and leave its memory to others who list it: it goes with the last of them."""
+        with self._changing:
+            position = self._position(region)
+            self._change(position, position + 1, None)
+            if self._last is region:
+                self._last = None
+
+    def leave(self, regions: Iterable[Region]) -> None:
+        """Withdraw regions with the next allocation: for finalizers, which run anywhere, also amid a change."""
+        self._unused.extend(regions)
+
+    def _drop_unused(self) -> None:
+        with self._changing:
+            while self._unused:
+                region = self._unused.popleft()
+                if region in self._order[1]:
+                    self.withdraw(region)
+
     def close(self) -> None:
         """Take all regions away."""
-        for region in list(self._regions):
+        for region in self:
             self.remove(region)
 
     def find(self, address: int, size: int, write: bool = False) -> Region:
@@ -160,8 +194,9 @@ class Regions:
         address &= ADDRESS_MASK
         region = self._last
         if region is None or not 0 <= address - region.address <= region.size - size:
-            position = bisect_right(self._starts, address) - 1
-            region = self._regions[position] if position >= 0 else None
+            starts, regions = self._order
+            position = bisect_right(starts, address) - 1
+            region = regions[position] if position >= 0 else None
             if region is None or address + size > region.end:
                 raise self._out_of_bounds(address, size, write)
             self._last = region
@@ -177,29 +212,36 @@ class Regions:
 
     def nearest(self, address: int) -> Region | None:
         """Find the region whose bytes are closest to an address; None when there are no regions."""
-        position = bisect_right(self._starts, address)
-        around = self._regions[max(position - 1, 0) : position + 1]
+        starts, regions = self._order
+        position = bisect_right(starts, address)
+        around = regions[max(position - 1, 0) : position + 1]
         return min(around, key=lambda region: max(region.address - address, address - region.end), default=None)
 
     def _insert(self, region: Region) -> Region:
-        position = bisect_right(self._starts, region.address)
-        for neighbour in self._regions[max(position - 1, 0) : position + 1]:
-            if region.address < neighbour.end and neighbour.address < region.end:
-                raise UsageError(f"the region {region.name} overlaps the region {neighbour.name}")
-        self._starts.insert(position, region.address)
-        self._regions.insert(position, region)
-        self._change_table(position, position, region)
+        with self._changing:
+            starts, regions = self._order
+            position = bisect_right(starts, region.address)
+            for neighbour in regions[max(position - 1, 0) : position + 1]:
+                if region.address < neighbour.end and neighbour.address < region.end:
+                    raise UsageError(f"the region {region.name} overlaps the region {neighbour.name}")
+            self._change(position, position, region)
         return region
 
-    def _change_table(self, first: int, last: int, region: Region | None) -> None:
-        """Put a region, or none, in the place of rows of the table."""
+    def _change(self, first: int, last: int, region: Region | None) -> None:
+        """Put a region, or none, in the place of some, on a list and in a table that are new."""
+        starts, regions = self._order
+        starts, regions, table = starts.copy(), regions.copy(), self.table[:]
+        starts[first:last] = [region.address] if region is not None else []
+        regions[first:last] = [region] if region is not None else []
         row = (region.address, region.size, region.writable) if region is not None else ()
-        self.table[TABLE_COLUMNS * first : TABLE_COLUMNS * last] = array("Q", row)
+        table[TABLE_COLUMNS * first : TABLE_COLUMNS * last] = array("Q", row)
+        self._order, self.table = (starts, regions), table
         self.version += 1
 
     def _position(self, region: Region) -> int:
+        starts, regions = self._order
         try:
-            return self._regions.index(region, max(bisect_right(self._starts, region.address) - 1, 0))
+            return regions.index(region, max(bisect_right(starts, region.address) - 1, 0))
         except ValueError:
             raise UsageError(f"the region {region.name} is not one of these regions") from None
 

@@ -35,7 +35,8 @@ from jitlink.bpf.machine import POISON, Code
 from jitlink.errors import EmulationFault
 from jitlink.execution.cpus import cpu_of
 from jitlink.protection import Protection
-from tests.bpf.differential import PacketWorld, World, packet_programs, programs, values
+from tests.bpf.differential import PacketWorld, World, packet_programs, values
+from tests.bpf.faultless import any_programs
 from tests.bpf.test_jit_hardening import every_use_of
 
 MAY_GOTO_LIMIT = 5
@@ -89,7 +90,7 @@ def check_programs(make: Make, byteorder: Any, hardened: bool) -> None:
     """A random program has the interpreter's outcome, twice in a row."""
 
     @settings(settings.get_profile("mutations"))
-    @given(programs(byteorder), st.tuples(values, values, values), budgets, st.integers(0, 1000))
+    @given(any_programs(byteorder), st.tuples(values, values, values), budgets, st.integers(0, 1000))
     def check(data, arguments, budget, seed):
         world = World(make(seed if hardened else None))
         code = Code(decode(data, byteorder), "random")
@@ -304,8 +305,8 @@ def check_trusted(make: Make) -> None:
 def check_native_helper(make: Make) -> None:
     """A helper in machine code gets r1 to r5 and the record, as the calling convention wants it.
 
-    It may leave anything in registers that it need not keep. r1 to r5 are poison afterwards. Where it fails, the
-    one in Python is called with the same arguments.
+    It may leave anything in registers that it need not keep. r1 to r5 are poison afterwards. Where it declines, the
+    one in Python is called with the same registers, and the program goes on behind it.
     """
     machine = make(helpers={HELPER: HELPER_ADDRESS})
     seen: list[list[int]] = []
@@ -313,7 +314,7 @@ def check_native_helper(make: Make) -> None:
     def helper(arguments: list[int]) -> int:
         seen.append(arguments)
         if arguments[0] == 13:
-            machine.record.status = Status.FAULT
+            machine.record.status = Status.DECLINED
         return sum(arguments[:5])
 
     def refuse(machine: Any, *registers: int) -> int:
@@ -326,6 +327,8 @@ def check_native_helper(make: Make) -> None:
     assert seen == [[1, 2, 3, 4, 5, ctypes.addressof(machine.record)]]
     with pytest.raises(BpfFault, match=r"refused \(13, 2, 3, 4, 5\)"):
         machine.run(program(text), 13)
+    machine.helpers[HELPER] = lambda machine, *registers: machine.registers[0] + sum(registers)
+    assert machine.run(program(f"r0 = 1000\n{text}"), 13) == 1000 + 27 + 150 ^ POISON
 
 
 def check_strictness(target: str, misaligning: bytes, changing: bytes) -> None:

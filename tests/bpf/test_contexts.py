@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jitlink.bpf.assembler import assemble
-from jitlink.bpf.contexts import SKB_FIELDS, XDP_FIELDS, FlatContext, SkbContext, XdpContext
+from jitlink.bpf.context_fields import SKB_FIELDS, XDP_FIELDS
+from jitlink.bpf.contexts import FlatContext, SkbContext, XdpContext
 from jitlink.bpf.faults import BpfFault
 from jitlink.bpf.instructions import decode
 from jitlink.bpf.machine import Code

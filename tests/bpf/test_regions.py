@@ -51,6 +51,14 @@ def test_low_memory_fits_32_bits(regions):
     assert all(second - first >= 3000 + GUARD for first, second in pairwise(addresses))
 
 
+@needs_low_memory
+def test_low_memory_is_not_wasted(regions):
+    """Small regions lie closely together, so that thousands of objects can each have one."""
+    several = [regions.allocate(3000, f"packet {number}", low=True) for number in range(200)]
+    distances = [abs(following.address - each.address) for each, following in pairwise(several)]
+    assert sorted(distances)[len(distances) // 2] <= 4 * GUARD
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the mappings that Linux lists")
 def test_low_memory_is_given_back(regions):
     """A removed low region is unmapped once no view of it is left, and not before."""
@@ -187,6 +195,40 @@ def test_fault_names_address_and_nearest_region(regions, distance, text):
         regions.find(region.address + distance, 4)
     assert f"read of 4 bytes at {region.address + distance:#x} is outside" in str(caught.value)
     assert text in str(caught.value)
+
+
+def test_a_withdrawn_region_keeps_its_memory_for_others(regions):
+    """Who lists the region as well reads and writes it on; it is found here no more."""
+    region, other = regions.allocate(16, "shared"), Regions()
+    other.share(region)
+    regions.withdraw(region)
+    assert other.find(region.address, 16) is region
+    region.data[3] = 5
+    assert ctypes.string_at(region.address, 4) == b"\0\0\0\5"
+    with pytest.raises(BpfFault):
+        regions.find(region.address, 1)
+
+
+def test_regions_that_are_left_go_with_the_next_allocation(regions):
+    """leave changes nothing at once, so that a finalizer may call it amid a change; what is gone already stays gone."""
+    first, second = regions.allocate(16, "first"), regions.allocate(16, "second")
+    regions.leave([first, second])
+    assert len(regions) == 2
+    regions.remove(second)
+    third = regions.allocate(16, "third")
+    assert list(regions) == [third]
+
+
+def test_a_table_that_somebody_reads_does_not_change(regions):
+    """A change puts another table in the place of the one that native code may be reading."""
+    regions.allocate(16, "first")
+    table = regions.table
+    before = table.tolist()
+    assert before == [next(iter(regions)).address, 16, 1]
+    second = regions.allocate(32, "second")
+    regions.resize(second, second.address, 8)
+    assert table.tolist() == before
+    assert len(regions.table) == 6
 
 
 @given(

@@ -8,7 +8,9 @@ backend      what a back end has to bring
 compiler     from slots to machine code and edges
 hardening    hidden constants, padding, random starts
 images       through a link graph and the linker to memory that can be run
+compiled     what was made of a program, by what its code takes for granted
 machine      running it: the interpreter's machine with another engine
+leaving      what happens where native code cannot go on
 hosts        which back end is the host's
 load_store   what the back ends of AArch64 and RISC-V share, with load_store_features, load_store_runtime
              and load_store_templates

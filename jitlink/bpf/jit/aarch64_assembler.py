@@ -103,6 +103,12 @@ class AArch64Assembler(LoadStoreAssembler):
     def store(self, source: Register, base: int, offset: int = 0) -> None:
         self.put(0xF9000000, Part(source, 0), Part(base, 5), Part(offset, 10, 12, 3))
 
+    def load_word(self, to: Register, base: int) -> None:
+        self.put(0xB9400000, Part(to, 0), Part(base, 5))
+
+    def multiply(self, to: Register, one: Register, other: Register) -> None:
+        self.three("mul", to, one, other)
+
     def load_field(self, to: int, offset: Operand) -> None:
         self.put(0xF9400000, Part(to, 0), Part(self.RECORD, 5), Part(offset, 10, 12, 3))
 

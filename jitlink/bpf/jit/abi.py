@@ -38,9 +38,11 @@ how to go on: RUNNING, with all registers loaded again; RETURN from the function
 (a tail call); or anything else, which leaves.
 
 **Native helpers** are C functions `uint64_t helper(uint64_t r1, ... r5, Record *record)`, for which r0 to
-r9 need not be in `registers`, while `budget`, `frame` and `place` are right. One that must stop the program sets
-`status` to FAULT; the helper of that number in Python is then called, and says why. r1 to r5 are POISON
-afterwards.
+r9 need not be in `registers`, while `budget`, `frame` and `place` are right. One that cannot do what is asked
+changes nothing and sets `status` to DECLINED (any value but RUNNING says the same): then the instruction goes to the
+callback, with all registers as they were before the call, and the helper of that number in Python does it, or says
+why it cannot be done. r1 to r5 are POISON afterwards. `host` is the address of what the host of the helpers shows to
+machine code (jitlink.bpf.helpers.host), or 0.
 
 **Checks.** `regions` points at `region_count` rows of REGION, disjoint, ascending by address: the memory
 of the program without its stack. An access that no proof covers is compared with one of `sites`, a region
@@ -87,6 +89,8 @@ class Status(IntEnum):
     """Left: the instruction at place cannot be carried out."""
     RAISED = 5
     """Left, or after callback: Python has raised, and keeps the exception."""
+    DECLINED = 6
+    """After a native helper: the one in Python is to be called in its place."""
 
 
 class Site(ctypes.Structure):
@@ -104,8 +108,8 @@ class Record(ctypes.Structure):
     r10, as long as no program changes it); last_frame (end of the last one that there is); stack (frame 0
     ends at stack + FRAME_STRIDE); stack_to_clear (8-byte words that enter zeroes at the start of it);
     stack_kept (not 0: a site holds a frame that a return ends); may_goto (rounds that this activation has
-    left); may_goto_limit (what a new one gets); regions, region_count; callback; scratch (for a single
-    instruction).
+    left); may_goto_limit (what a new one gets); regions, region_count; callback; host (for native helpers);
+    scratch (for a single instruction).
     """
 
     _fields_ = (
@@ -126,6 +130,7 @@ class Record(ctypes.Structure):
         ("regions", ctypes.c_uint64),
         ("region_count", ctypes.c_uint64),
         ("callback", ctypes.c_uint64),
+        ("host", ctypes.c_uint64),
         ("scratch", ctypes.c_uint64 * 2),
     )
 

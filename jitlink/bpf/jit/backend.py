@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from jitlink.arches import architecture
 from jitlink.bpf.instructions import ByteOrder
 from jitlink.bpf.isa import FORMS
-from jitlink.bpf.jit.templates import Template, TemplateTable
-from jitlink.columns import Rows
+from jitlink.bpf.jit.templates import Reach, Template, TemplateTable
+from jitlink.columns import NO_ROWS, Rows
 
 
 class Kind(IntEnum):
@@ -45,6 +46,28 @@ class Kind(IntEnum):
     And of the forms, callx: EXTRA is the size in bytes of the table of functions, which is called `table`
     among the routines; it has an address for each slot, or 0."""
 
+    # Of programs whose addresses are translated (jitlink.bpf.sbpf.jit); only back ends for those have them.
+    TRANSLATE = len(FORMS) + 8
+    """As CHECK; then puts the address in the host's memory into the back end's `spare`, with what is at HOST."""
+    FIND = len(FORMS) + 9
+    """Looks for the region of such an access as SEARCH does, leaves its address as TRANSLATE does, goes on at JUMP."""
+    FRAME = len(FORMS) + 10
+    """Puts the end of the frame, in the host's memory, into `spare`; where HIDDEN with the offset added."""
+    DIVISOR = len(FORMS) + 11
+    """Goes to COLD where SRC is 0; the low half of it, where NARROW."""
+    SIGNED_DIVISOR = len(FORMS) + 12
+    """Goes to COLD where a signed division of DST by SRC has no result."""
+    HIGH_PRODUCT = len(FORMS) + 13
+    """DST = the upper half of DST * SRC, without signs."""
+    SIGNED_HIGH_PRODUCT = len(FORMS) + 14
+    """The same, with signs."""
+    NATIVE_SYSCALL = len(FORMS) + 15
+    """Calls the syscall whose address is EXTRA."""
+
+    ARRAY_LOOKUP = len(FORMS) + 16
+    """Looks an array up as bpf_map_lookup_elem does: r0 is the address of the value, or 0. The index is where r2
+    points; there are IMM values from EXTRA on, each OFFSET bytes behind the one before."""
+
 
 class Feature(IntFlag):
     """What a shape depends on besides the kind.
@@ -64,6 +87,8 @@ class Feature(IntFlag):
     """An atomic access goes to COLD where its address is not a multiple of its size."""
     FROM_SRC = 1 << 4
     """The base register is SRC."""
+    NARROW = 1 << 4
+    """Of a DIVISOR: the operands are of 32 bits."""
     OWN = 1 << 5
 
     CALL_SAVES_R6 = 1 << 5
@@ -116,6 +141,9 @@ class Backend(Protocol):
     paddings: tuple[int, ...]
     pointer_kind: str
 
+    def __hash__(self) -> int:
+        """A back end is itself, and can be a key."""
+
     def own_features(self, kind: Rows, operands: npt.NDArray[np.int64]) -> Rows:
         """Find the back end's own features of pieces: int64[pieces], multiples of Feature.OWN.
 
@@ -132,23 +160,40 @@ class Backend(Protocol):
 class Shapes:
     """The templates of one back end, each made when a program first needs it.
 
-    Attributes: backend; table (of the templates).
+    Attributes: backend; table (of the templates); registers (int64[16], those of the back end by the field of an
+    instruction, which may be no operand and hold a number that is none); architecture (of the back end's target);
+    symbols (what each graph of a program has: their numbers by name).
     """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.table = TemplateTable()
-        self._number = np.full(SHAPES, -1, np.int32)
+        self.registers = backend.registers[np.minimum(np.arange(16), len(backend.registers) - 1)]
+        self.architecture = architecture(backend.target)
+        names = ["program", *backend.runtime().entries, "table"]
+        self.symbols = dict(zip(names, range(1, len(names) + 1), strict=True))
+        self._number = np.full(SHAPES, -1, np.int64)
+        self._numbered: tuple[Any, Rows, Rows] = (None, NO_ROWS, NO_ROWS)
 
     def templates_of(self, kind: Rows, features: Rows) -> Rows:
         """The number of the template of each piece: int64[pieces]."""
         shape = kind << FEATURE_BITS | features
-        number = self._number[shape]
+        number: Rows = self._number[shape]
         new = shape[number < 0]
         if len(new):
             for each in np.unique(new).tolist():
                 template = self.backend.template(each >> FEATURE_BITS, each & (1 << FEATURE_BITS) - 1)
                 self._number[each] = self.table.add(template)
             number = self._number[shape]
-        rows: Rows = number.astype(np.int64)
-        return rows
+        return number
+
+    def numbers(self) -> tuple[Rows, Rows]:
+        """For each edge of the table the number of its kind in the architecture, and that of its symbol; 0 for none."""
+        columns = self.table.columns
+        if self._numbered[0] is not columns:
+            kinds = np.array([self.architecture.kind_number(name) for name in columns.kind_names], np.int64)
+            symbols = np.array([self.symbols.get(name, 0) for name in columns.names], np.int64)
+            inside = columns.edge_reach <= int(Reach.COLD)
+            symbol = np.where(inside, self.symbols["program"], symbols[columns.edge_name])
+            self._numbered = columns, kinds[columns.edge_kind], symbol
+        return self._numbered[1:]

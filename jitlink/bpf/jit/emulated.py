@@ -27,10 +27,10 @@ import numpy as np
 
 from jitlink.bpf.jit.abi import RECORD_SIZE, STACK_BYTES
 from jitlink.bpf.jit.backend import Shapes
+from jitlink.bpf.jit.compiled import CompiledCode, Variant
 from jitlink.bpf.jit.compiler import Plan
 from jitlink.bpf.jit.images import Image
-from jitlink.bpf.jit.machine import CompiledCode, NativeMachine, Variant
-from jitlink.bpf.machine import Code
+from jitlink.bpf.jit.machine import NativeMachine
 from jitlink.bpf.regions import TABLE_COLUMNS
 from jitlink.errors import EmulationFault
 from jitlink.execution.cpus import cpu_of, unicorn_module
@@ -202,8 +202,8 @@ class EmulatedCode(CompiledCode):
 
     machine: EmulatedMachine
 
-    def _compile(self, variant: Variant, entries: set[int]) -> Image:
-        image = super()._compile(variant, entries)
+    def make_image(self, variant: Variant, entries: set[int]) -> Image:
+        image = super().make_image(variant, entries)
         return self.machine.adopt(image)
 
 
@@ -212,6 +212,9 @@ class EmulatedMachine(NativeMachine):
 
     Attributes beyond NativeMachine's: processor.
     """
+
+    code_class = EmulatedCode
+    calls_host_code = False
 
     def __init__(self, shapes: Shapes, plan: Plan, **options: Any) -> None:
         """Make a machine. options: those of NativeMachine. Raises MissingExtra without unicorn."""
@@ -243,19 +246,13 @@ class EmulatedMachine(NativeMachine):
         self._images.append(ref(image))
         return image
 
-    def _compiled_code(self, code: Code) -> CompiledCode | None:
-        compiled: CompiledCode | None = code.made.get(self)
-        if compiled is None and len(code.instructions):
-            compiled = code.made[self] = EmulatedCode(self, code)
-        return compiled
-
     def _show_memory(self) -> None:
         """Let emulated code see what native code sees."""
         self.processor.show(self._memory_ranges())
 
     def _memory_ranges(self) -> Iterator[tuple[int, int, Protection]]:
         record, table = self.record, self.regions.table
-        yield self._address, RECORD_SIZE, DATA
+        yield self.record_address, RECORD_SIZE, DATA
         yield record.stack, STACK_BYTES, DATA
         start, length = table.buffer_info()
         yield start, length * table.itemsize, Protection.READ

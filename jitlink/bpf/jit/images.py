@@ -13,15 +13,19 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 
 from jitlink.arches import architecture
-from jitlink.bpf.jit.backend import Backend, Runtime
-from jitlink.bpf.jit.compiler import MachineCode
+from jitlink.arches.architecture import Architecture
+from jitlink.bpf.jit.backend import Backend
+from jitlink.bpf.jit.compiler import Edges, MachineCode
 from jitlink.bpf.jit.hardening import START_UNIT
-from jitlink.bpf.jit.templates import Reach
-from jitlink.columns import Buffer, Rows
+from jitlink.bpf.jit.proofs import Lookups
+from jitlink.columns import Buffer, Column, Rows, Table
 from jitlink.fixups import apply_fixups
 from jitlink.graph import NO_NAME, PADDING, Definition, LinkGraph, Scope, SymbolKind
 from jitlink.layout import Layout, lay_out
@@ -34,13 +38,11 @@ ALIGNMENT = 16
 POINTER = 8
 TEXT, CODE, ROUTINES, PROGRAM = 1, 1, 2, 1
 """The section, the blocks and the symbol that every graph of a program has."""
-LOCAL, FUNCTION = int(Scope.LOCAL), int(SymbolKind.FUNCTION)
-DEFINED, ABSOLUTE, EXTERNAL = int(Definition.DEFINED), int(Definition.ABSOLUTE), int(Definition.EXTERNAL)
-INSIDE, IN_RUNTIME, OUTSIDE = int(Reach.COLD), int(Reach.RUNTIME), int(Reach.OUTSIDE)
+PROGRAM_NAME = 2
+"""Where the program's name is among those that its graph adds."""
+LOCAL, FUNCTION, EXTERNAL = int(Scope.LOCAL), int(SymbolKind.FUNCTION), int(Definition.EXTERNAL)
 READ_EXECUTE = Protection.READ | Protection.EXECUTE
 TOO_LARGE = "The program is too large for the distances of this machine."
-_NONE_AND_ONE = np.array([0, 1])
-_NO_BYTES = np.zeros(PADDING, np.uint8)
 
 
 class Image:
@@ -57,7 +59,7 @@ class Image:
         code: MachineCode,
         base: int,
         enter: int,
-        lookups: dict[int, tuple[int, int]],
+        lookups: Lookups,
         reservation: Reservation,
         segments: Sequence[tuple[int, int, Protection]],
     ) -> None:
@@ -77,38 +79,74 @@ class Image:
         return int(self.code.slot[piece])
 
 
+@dataclass(frozen=True)
+class _Common:
+    """What the graphs of all programs for a back end have in common.
+
+    Attributes: target; pool (uint8[bytes], the routines and the padding behind them); size (of the routines); entries
+    (where each begins); names (those that a graph adds itself; that of the program is at PROGRAM_NAME); sections,
+    blocks, symbols (columns of these tables, nobody may write to them).
+    """
+
+    target: Architecture
+    pool: Buffer
+    size: int
+    entries: dict[str, int]
+    names: list[bytes]
+    sections: dict[str, Column]
+    blocks: dict[str, Column]
+    symbols: dict[str, Column]
+
+
+@cache
+def _common_of(backend: Backend) -> _Common:
+    """Build a graph of no program, and take what any other has of it."""
+    runtime = backend.runtime()
+    code, entries = bytes(runtime.template.code), runtime.entries
+    target = architecture(backend.target)
+    graph = LinkGraph(target, name="")
+    text = graph.add_section(".text", READ_EXECUTE)
+    program, routines = (graph.add_block(text, b"", alignment=ALIGNMENT) for _ in range(2))
+    graph.add_symbol("(program)", program, scope=Scope.LOCAL, kind=SymbolKind.FUNCTION)
+    for name, offset in entries.items():
+        graph.add_symbol(name, routines, offset, scope=Scope.LOCAL, kind=SymbolKind.FUNCTION)
+    columns = [_shared_columns(table) for table in (graph.sections, graph.blocks, graph.symbols)]
+    return _Common(
+        target, np.frombuffer(code + bytes(PADDING), np.uint8), len(code), entries, graph.added_names, *columns
+    )
+
+
+def _shared_columns(table: Table[Any]) -> dict[str, Column]:
+    columns = {name: getattr(table, name).copy() for name in table.declarations}
+    for each in columns.values():
+        each.flags.writeable = False
+    return columns
+
+
 def graph_of(made: MachineCode, backend: Backend, name: str, start: int = 0) -> LinkGraph:
     """Build the link graph of a program: a block of code, one of routines, and what else it needs.
 
     name: of the program. start: bytes of traps in front of the code, a multiple of START_UNIT, so that it
     begins anywhere in a page.
     """
-    target = architecture(backend.target)
-    routines = backend.runtime()
-    pool = np.concatenate((made.code, np.frombuffer(routines.template.code, np.uint8), _NO_BYTES))
-    graph = LinkGraph(target, pool, name=name or "(program)")
+    common = _common_of(backend)
+    target = common.target
+    graph = LinkGraph(target, np.concatenate((made.code, common.pool)), name=name or "(program)")
+    graph.added_names = common.names.copy()
+    if name:
+        graph.added_names[PROGRAM_NAME] = name.encode(errors="surrogateescape")
     size = len(made.code)
-    graph.sections.fill(
-        name=np.array([NO_NAME, graph.add_name(".text")]),
-        input=_NONE_AND_ONE * graph.own_input,
-        protection=_NONE_AND_ONE * int(READ_EXECUTE),
-    )
-    graph.blocks.fill(
-        section=np.array([0, TEXT, TEXT]),
-        content=np.array([0, 0, size]),
-        size=np.array([0, size, len(routines.template.code)]),
-        alignment=np.array([0, ALIGNMENT, ALIGNMENT]),
-        live=np.ones(3, np.bool_),
-    )
-    symbol_of = _add_symbols(graph, name, routines)
+    graph.sections.fill(**common.sections)
+    graph.blocks.fill(**{**common.blocks, "content": np.array([0, 0, size]), "size": np.array([0, size, common.size])})
+    graph.symbols.fill(**common.symbols)
     if start:
         # Blocks of a larger alignment come first.
         graph.add_block(TEXT, bytes([target.trap]) * start, alignment=START_UNIT)
     if not made.needs_table:
-        _add_edges(graph, made, symbol_of)
+        _add_edges(graph, made.edges)
         return graph
     table = _add_table(graph, made)
-    _add_edges(graph, made, {**symbol_of, "table": table})
+    _add_edges(graph, made.edges)
     begins = np.array(sorted(made.slots.functions), np.int64)
     kind, block = graph.target.kind_number(backend.pointer_kind), graph.symbols.block[table]
     places, entries = POINTER * begins, made.entry[begins]
@@ -116,41 +154,13 @@ def graph_of(made: MachineCode, backend: Backend, name: str, start: int = 0) -> 
     return graph
 
 
-def _add_symbols(graph: LinkGraph, name: str, routines: Runtime) -> dict[str, int]:
-    """Add a symbol for the program and one for each routine. Returns their rows by name."""
-    names = ["program", *routines.entries]
-    count = len(names) + 1
-    block = np.full(count, ROUTINES)
-    block[0], block[PROGRAM] = 0, CODE
-    definition = np.full(count, DEFINED, np.uint8)
-    definition[0] = ABSOLUTE
-    graph.symbols.fill(
-        name=np.array([NO_NAME, graph.add_name(name or names[0]), *map(graph.add_name, names[1:])]),
-        block=block,
-        offset=np.array([0, 0, *routines.entries.values()]).view(np.uint64),
-        scope=np.full(count, LOCAL, np.uint8),
-        definition=definition,
-        kind=np.full(count, FUNCTION, np.uint8),
-        input=(block > 0) * graph.own_input,
-    )
-    return dict(zip(names, range(PROGRAM, count), strict=True))
-
-
-def _add_edges(graph: LinkGraph, made: MachineCode, symbol_of: dict[str, int]) -> None:
+def _add_edges(graph: LinkGraph, edges: Edges) -> None:
     """Add the edges of the code: to places in it, to routines, and to addresses outside."""
-    edges = made.edges
-    kinds = np.array([graph.target.kind_number(name) for name in edges.kind_names], np.int64)
-    count = len(edges.at) + 1
-    target, addend, block, offset, kind = np.zeros((5, count), np.int64)
-    target[1:], block[1:] = PROGRAM, CODE
-    offset[1:], kind[1:] = edges.at, kinds[edges.kind]
-    addend[1:] = edges.addend + edges.target * (edges.reach <= INSIDE)
-    routine = np.array([symbol_of.get(name, 0) for name in edges.names], np.int64)
-    in_runtime = (edges.reach == IN_RUNTIME).nonzero()[0]
-    target[1:][in_runtime] = routine[edges.target[in_runtime]]
-    outside = (edges.reach == OUTSIDE).nonzero()[0]
-    if len(outside):
-        target[1:][outside] = _add_outside(graph, edges.target[outside])
+    columns = np.zeros((5, len(edges.at) + 1), np.int64)
+    block, offset, kind, target, addend = columns
+    block[1:], offset[1:], kind[1:], target[1:], addend[1:] = CODE, edges.at, edges.kind, edges.symbol, edges.addend
+    if len(edges.outside):
+        target[1:][edges.symbol == 0] = _add_outside(graph, edges.outside)
     graph.edges.fill(block=block, offset=offset, kind=kind, target=target, addend=addend)
 
 
@@ -177,15 +187,13 @@ def _add_outside(graph: LinkGraph, addresses: Rows) -> Rows:
     return chosen
 
 
-def load_image(
-    made: MachineCode, backend: Backend, name: str, lookups: dict[int, tuple[int, int]], start: int = 0
-) -> Image:
+def load_image(made: MachineCode, backend: Backend, name: str, lookups: Lookups, start: int = 0) -> Image:
     """Link a program and map it. Raises LinkError, and MemoryRefused where the host gives no memory.
 
     Of the linker's steps (jitlink.linker) these graphs need the later ones: every name is local, everything
     is live, all references but whole addresses stay inside.
     """
-    graph = graph_of(made, backend, name, start)
+    common, graph = _common_of(backend), graph_of(made, backend, name, start)
     graph.settle()
     layout = lay_out(graph, page_size())
     reservation = reserve(layout.size)
@@ -196,11 +204,11 @@ def load_image(
         # Addresses are final from here.
         image = fill_image(graph, layout)
         apply_fixups(graph, image, layout.position, graph.symbols.addresses(), 0, lambda kind, edge: TOO_LARGE)
-        _map(reservation, layout, image, architecture(backend.target).trap)
+        _map(reservation, layout, image, common.target.trap)
     except BaseException:
         reservation.release()
         raise
-    enter = int(blocks.address[ROUTINES]) + backend.runtime().entries["enter"]
+    enter = int(blocks.address[ROUTINES]) + common.entries["enter"]
     segments = [(reservation.base + part.offset, part.size, part.protection) for part in layout.segments]
     return Image(made, int(blocks.address[CODE]), enter, lookups, reservation, segments)
 

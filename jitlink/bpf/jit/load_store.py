@@ -18,6 +18,8 @@ from jitlink.bpf.jit.abi import OFFSET
 from jitlink.bpf.jit.templates import BitField, EdgeField, Operand, Reach, Template
 
 Register = int | Operand
+Skip = tuple[int, str, Register, Register]
+"""A branch whose target is not known yet: its place, its condition and what it compares."""
 BYTE = 8
 WORD = 4
 """Bytes of an instruction."""
@@ -114,6 +116,14 @@ class LoadStoreAssembler(Template):
         """The 8 bytes at base + offset = source."""
 
     @abstractmethod
+    def load_word(self, to: Register, base: int) -> None:
+        """to = the 4 bytes at base, without a sign."""
+
+    @abstractmethod
+    def multiply(self, to: Register, one: Register, other: Register) -> None:
+        """to = one * other."""
+
+    @abstractmethod
     def load_field(self, to: int, offset: Operand) -> None:
         """to = the 8 bytes of the record at an operand."""
 
@@ -191,19 +201,19 @@ class LoadStoreAssembler(Template):
         """A field of the record = source."""
         self.store(source, self.RECORD, OFFSET[name] + within)
 
-    def skip(self, condition: str, one: Register, other: Register) -> tuple[int, str, Register, Register]:
+    def skip(self, condition: str, one: Register, other: Register) -> Skip:
         """Begin a branch forward in this code; `land` says where it leads. Returns its label."""
         at = len(self.code)
         self.branch_here(condition, one, other, 0)
         return at, condition, one, other
 
-    def skip_always(self) -> tuple[int, str, Register, Register]:
+    def skip_always(self) -> Skip:
         """The same for a jump."""
         at = len(self.code)
         self.jump_here(0)
         return at, "", self.ZERO, self.ZERO
 
-    def land(self, *labels: tuple[int, str, Register, Register]) -> None:
+    def land(self, *labels: Skip) -> None:
         """Let branches of this code lead here: the last instruction of each is written anew."""
         end, fields = len(self.code), len(self.bit_fields)
         for at, condition, one, other in labels:

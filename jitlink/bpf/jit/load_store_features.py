@@ -45,7 +45,11 @@ BRANCHING = by_kind(BRANCHES | JUMPS) > 0
 """Those that the driver makes long."""
 SIZE_OF = by_kind(np.maximum(SIZE, 1), rest=1)
 """Bytes of an access."""
-MOST = by_kind([MOST_BYTES.get(form.family, OTHER_BYTES) for form in FORMS], rest=OTHER_BYTES)
+MOST = by_kind(
+    [MOST_BYTES.get(form.family, OTHER_BYTES) for form in FORMS],
+    {Kind.ARRAY_LOOKUP: MOST_BYTES[Family.CALL]},
+    rest=OTHER_BYTES,
+)
 WITH_ADDRESS = marked(Kind.CHECK, Kind.SEARCH, family=Family.ATOMIC)
 """Those that put the address of an access into a register."""
 

@@ -148,25 +148,27 @@ class Routines(LoadStoreAssembler):
 
     def _native_helper(self) -> None:
         a, b = self.SCRATCH[:2]
-        given = self.ARGUMENTS[:5]
+        # The C function need not keep them, and the helper in Python may have to do with the same ones.
+        kept = self.LINK, self.RETURN, *self.BPF[:6]
         self._begin("native_helper")
         self.store_record(self.BUDGET, "budget")
         self.store_record(self.LINK, "place")
-        self._push(self.LINK, self.RETURN, *given)
+        self._push(*kept)
         self.move(self.ARGUMENTS[5], self.RECORD)
         self.call_register(a)
         self.load_record(self.BUDGET, "budget")
-        self.move(self.BPF[0], self.RESULT)
+        self.move(a, self.RESULT)
         self.load_record(b, "status")
-        # Where it fails, the one in Python is called with the same arguments.
-        self._pop(self.LINK, self.RETURN, *given)
-        good = self.skip("eq", b, self.ZERO)
-        self._go("stop")
-        self.land(good)
+        self._pop(*kept)
+        declined = self.skip("ne", b, self.ZERO)
+        self.move(self.BPF[0], a)
         self.constant(self.BPF[1], POISON)
         for register in self.BPF[2:6]:
             self.move(register, self.BPF[1])
         self.jump_register(self.LINK)
+        self.land(declined)
+        self.store_record(self.ZERO, "status")
+        self._go("outside")
 
     def _forget(self) -> None:
         a, b = self.SCRATCH[:2]

@@ -11,9 +11,9 @@ from abc import abstractmethod
 from jitlink.bpf.isa import FORMS, Family, Form
 from jitlink.bpf.jit.abi import FRAME_STRIDE
 from jitlink.bpf.jit.backend import SAVES, Feature, Kind
-from jitlink.bpf.jit.load_store import SLOT, STACK_UNIT, WORD, LoadStoreAssembler, Register
+from jitlink.bpf.jit.load_store import SLOT, STACK_UNIT, WORD, LoadStoreAssembler, Register, Skip
 from jitlink.bpf.jit.templates import Operand, Reach
-from jitlink.bpf.machine import FUNCTION_BASE
+from jitlink.bpf.machine import FUNCTION_BASE, POISON
 
 DST, SRC = Operand.DST, Operand.SRC
 PADDING_BITS = int(Feature.OWN).bit_length() - 1
@@ -136,11 +136,29 @@ class Writer(LoadStoreAssembler):
             case Kind.NATIVE_HELPER:
                 self.address_outside(first)
                 self.routine("native_helper")
+            case Kind.ARRAY_LOOKUP:
+                self._look_up()
             case Kind.PADDING:
                 for _ in range((self.features >> PADDING_BITS) // WORD):
                     self.put(self.NOP)
             case _:
                 self.routine(kind.name.lower())
+
+    def _look_up(self) -> None:
+        index, bound, stride = self.SCRATCH[:3]
+        found, poisoned, *others = self.BPF[:6]
+        self.load_word(index, others[0])
+        self.number(bound, Operand.IMM)
+        self.number(stride, Operand.OFFSET)
+        self.constant(found, 0)
+        beyond = self.skip("hs", index, bound)
+        self.multiply(index, index, stride)
+        self.address_outside(bound)
+        self.add(found, index, bound)
+        self.land(beyond)
+        self.constant(poisoned, POISON)
+        for register in others:
+            self.move(register, poisoned)
 
     def _checked_address(self) -> None:
         """First scratch register: the address of the access that a check or a search is for."""
@@ -187,24 +205,27 @@ class Writer(LoadStoreAssembler):
         beyond = self.skip("hs", index, other)
         self.low_bits(other, index, 3)
         between = self.skip("ne", other, self.ZERO)
+        self._call_from_table(index, beyond, between)
+
+    def _call_from_table(self, index: int, *beyond: Skip) -> None:
+        """Call the function that the table has at index; give the call away if there is none, and from beyond."""
+        # What enters the frame needs the first two scratch registers.
+        other, target = self.SCRATCH[1:3]
         self.address_of(other, "table")
         self.add(other, other, index)
-        self.load(other, other)
-        known = self.skip("ne", other, self.ZERO)
-        self.land(beyond, between)
+        self.load(target, other)
+        known = self.skip("ne", target, self.ZERO)
+        self.land(*beyond)
         self.routine("outside")
         done = self.skip_always()
         self.land(known)
-        # What enters the frame needs the first two scratch registers.
-        target = self.SCRATCH[2]
-        self.move(target, other)
         kept = self._enter_frame()
         self.call_register(target)
         self._leave_frame(kept)
         self.land(done)
 
     def _enter_frame(self) -> list[int]:
-        """Keep what the caller needs and move to the next frame; r10 stays. Returns the registers kept."""
+        """Keep what the caller needs and move to the next frame. Returns the registers kept."""
         frame, other = self.SCRATCH[:2]
         r10 = self.BPF[10]
         self.load_record(frame, "frame")
@@ -215,14 +236,19 @@ class Writer(LoadStoreAssembler):
         self.add_number(self.STACK, self.STACK, -self._room(kept))
         for number, register in enumerate(kept):
             self.store(register, self.STACK, SLOT * number)
-        self.add_number(r10, frame, FRAME_STRIDE)
-        self.store_record(r10, "frame")
+        self._next_frame(frame, other)
         if self.has(Feature.CALL_COUNTS):
             self.load_record(other, "may_goto")
             self.store(other, self.STACK, SLOT * len(kept))
             self.load_record(other, "may_goto_limit")
             self.store_record(other, "may_goto")
         return kept
+
+    def _next_frame(self, frame: int, other: int) -> None:
+        """Move frame and r10 on. frame: the end of the active frame; other is free."""
+        r10 = self.BPF[10]
+        self.add_number(r10, frame, FRAME_STRIDE)
+        self.store_record(r10, "frame")
 
     def _leave_frame(self, kept: list[int]) -> None:
         frame, other = self.SCRATCH[:2]
@@ -233,13 +259,17 @@ class Writer(LoadStoreAssembler):
             self.load(register, self.STACK, SLOT * number)
         self.add_number(self.STACK, self.STACK, self._room(kept))
         self.load_record(frame, "frame")
-        self.add_number(frame, frame, -FRAME_STRIDE)
+        self._last_frame(frame, other)
         self.store_record(frame, "frame")
         if self.has(Feature.CALL_FORGETS):
             self.load_record(other, "stack_kept")
             clean = self.skip("eq", other, self.ZERO)
             self.routine("forget")
             self.land(clean)
+
+    def _last_frame(self, frame: int, other: int) -> None:
+        """Move the end of the active frame back; other is free."""
+        self.add_number(frame, frame, -FRAME_STRIDE)
 
     def _room(self, kept: list[int]) -> int:
         """Bytes that a call takes of the host's stack, which stays at a multiple of STACK_UNIT."""

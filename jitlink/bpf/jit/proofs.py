@@ -8,10 +8,11 @@ following a few registers through the code:
     the packet      at a constant distance from data, where a comparison with data_end has been passed
     a map's value   at a constant distance from what map_lookup_elem gave, where that is not 0
 
-This is one pass over the instructions in their order, with no values but those of pointers. Where control
-joins, what both sides know stays. Where it can come back from below, only what no instruction can change
-stays: a pointer to stack or context in a register that is written once in the whole program. A call ends
-what is known of the packet, which it may have moved, and of r0 to r5.
+The first is arithmetic on columns. The rest is one pass over the instructions in their order, where there are
+other pointers than r10, with no values but those of pointers. Where control joins, what both sides know stays.
+Where it can come back from below, only what no instruction can change stays: a pointer to stack or context in a
+register that is written once in the whole program. A call ends what is known of the packet, which it may have
+moved, and of r0 to r5.
 
 What a proof takes for granted is checked by the machine: that r1 is the context, when a run starts, and that
 map_lookup_elem gave a value of that map, when it returns (anybody can put another helper in its place). Where
@@ -24,8 +25,8 @@ that is not known to go elsewhere, and after any call, these are not believed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -43,8 +44,10 @@ from jitlink.bpf.jit.program import (
     WRITES_SRC,
     Mask,
     Slots,
+    within_frame,
 )
 from jitlink.bpf.maps import Map, ValueMap
+from jitlink.bpf.maps.arrays import INDEX_SIZE, ArrayMap
 
 MOST_SLOTS = 8192
 """Programs up to this size are looked at: the pass is a loop, the rest of the compiler is not."""
@@ -78,8 +81,11 @@ class Pointer(NamedTuple):
     maybe_null: int = -1
 
 
-@dataclass(frozen=True)
-class Granted:
+Lookups = Mapping[int, tuple[int, int]]
+"""For calls whose result is believed to be 0 or a value of a map, the first and the last address that it may be."""
+
+
+class Granted(NamedTuple):
     """What a proof may take for granted.
 
     Attributes: frame (r10 is the end of the active frame); context (what r1 is at the start); maps (by
@@ -88,19 +94,19 @@ class Granted:
 
     frame: bool = True
     context: type[PacketContext] | None = None
-    maps: Mapping[int, Map] = field(default_factory=dict)
+    maps: Mapping[int, Map] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Proof:
+class Proof(NamedTuple):
     """What was proved.
 
-    Attributes: good (bool[slots + 1], accesses that need no check); lookups (for each call whose result is
-    believed to be 0 or a value: the first and the last address that it may be).
+    Attributes: good (bool[slots + 1], accesses that need no check); lookups (by slot); arrays (of these, those in
+    arrays, and whether the index lies in the frame).
     """
 
     good: Mask
-    lookups: dict[int, tuple[int, int]]
+    lookups: Lookups
+    arrays: Mapping[int, tuple[ArrayMap, bool]] = MappingProxyType({})
 
 
 class _State:
@@ -136,13 +142,24 @@ class _State:
 
 def prove(slots: Slots, granted: Granted) -> Proof:
     """Look for accesses that need no check."""
-    good = np.zeros(len(slots.form), bool)
-    if len(slots.code) > MOST_SLOTS or not ACCESSES[slots.form].any():
+    good = within_frame(slots) if granted.frame else np.zeros(len(slots.form), bool)
+    left = np.count_nonzero(ACCESSES[slots.form] > good)
+    if not left and granted.maps:
+        left = np.count_nonzero(slots.form == _HELPER)
+    if not left or len(slots.code) > MOST_SLOTS or not _has_pointers(slots, granted):
         return Proof(good, {})
     prover = _Prover(slots, granted)
     prover.walk()
     good[prover.good] = True
-    return Proof(good, prover.lookups)
+    return Proof(good, prover.lookups, prover.arrays)
+
+
+def _has_pointers(slots: Slots, granted: Granted) -> bool:
+    """Whether there are pointers to follow: a context, a copy of r10, or the address of a map."""
+    if granted.context is not None:
+        return True
+    copies = granted.frame and np.count_nonzero((slots.form == _MOVE) & (slots.src == FRAME_POINTER))
+    return bool(copies or (granted.maps and np.count_nonzero(slots.form == _LDDW)))
 
 
 _MOVE, _ADD, _SUB = FORM_NUMBER["mov64_reg"], FORM_NUMBER["add64_imm"], FORM_NUMBER["sub64_imm"]
@@ -164,6 +181,7 @@ class _Prover:
         self.granted = granted
         self.good: list[int] = []
         self.lookups: dict[int, tuple[int, int]] = {}
+        self.arrays: dict[int, tuple[ArrayMap, bool]] = {}
         # A field that is no operand may hold the number of a register that there is not.
         self.dst, self.src = (np.minimum(column, FRAME_POINTER).tolist() for column in (slots.dst, slots.src))
         self.form = slots.form.tolist()
@@ -309,7 +327,7 @@ class _Prover:
         return Pointer(To.PACKET_END) if start == context.fields["data_end"].offset else None
 
     def _call(self, slot: int, form: int, state: _State) -> None:
-        map = state.registers[1]
+        map, key = state.registers[1:3]
         state.forget_packet()
         state.registers[:6] = [None] * 6
         context = self.granted.context
@@ -321,6 +339,9 @@ class _Prover:
             if region.size >= map.map.value_size:
                 self.lookups[slot] = region.address, region.end - map.map.value_size
                 state.registers[0] = Pointer(To.VALUE, 0, map.map, slot)
+            if isinstance(map.map, ArrayMap):
+                in_frame = key is not None and self._is_good(key, key.offset, INDEX_SIZE, False, state)
+                self.arrays[slot] = map.map, in_frame and key is not None and key.to == To.STACK
 
     def _refine(self, slot: int, form: int, taken: _State, falls: _State) -> None:
         """Learn from a branch: on both sides what its condition says."""

@@ -119,6 +119,12 @@ class Riscv64Assembler(LoadStoreAssembler):
         offset_parts = Part(offset, 7, 5), Part(offset, 25, 7, 5)
         self.put(STORE | code << 12, Part(base, 15), Part(source, 20), *offset_parts)
 
+    def load_word(self, to: Register, base: int) -> None:
+        self.put(LOAD | 0x6000, Part(to, 7), Part(base, 15))
+
+    def multiply(self, to: Register, one: Register, other: Register) -> None:
+        self.three("mul", to, one, other)
+
     def load_field(self, to: int, offset: Operand) -> None:
         self.put(LOAD | 0x3000, Part(to, 7), Part(self.RECORD, 15), Part(offset, 20, 12))
 

@@ -56,6 +56,24 @@ _DST, _SRC, _IMM, _OFFSET, _EXTRA = (
     int(each) for each in (Operand.DST, Operand.SRC, Operand.IMM, Operand.OFFSET, Operand.EXTRA)
 )
 _METER, _CHECK, _PADDING = map(int, (Kind.METER, Kind.CHECK, Kind.PADDING))
+LARGEST_BYTE = 127
+_OFFSET_RANGES = np.array([-128, 128], np.int64)
+_OF_OFFSET = np.array([0, SMALL_OFFSET, 0], np.int64)
+"""The features of an offset, by which of the ranges between these numbers it lies in."""
+_IMM_RANGES = np.array([-(1 << 31), -128, 0, 1, 128, 1 << 31, 1 << 32], np.int64)
+_OF_IMM = np.array(
+    [
+        0,
+        SIGNED_IMM,
+        SIGNED_IMM | SMALL_IMM,
+        SIGNED_IMM | SMALL_IMM | UNSIGNED_IMM | NO_IMM,
+        SIGNED_IMM | SMALL_IMM | UNSIGNED_IMM,
+        SIGNED_IMM | UNSIGNED_IMM,
+        UNSIGNED_IMM,
+        0,
+    ],
+    np.int64,
+)
 
 
 class X8664:
@@ -75,17 +93,20 @@ class X8664:
 
     def own_features(self, kind: Rows, operands: npt.NDArray[np.int64]) -> Rows:
         """Find out what the immediate and the offset fit, and which registers are in the way."""
-        imm, offset = operands[_IMM], operands[_OFFSET]
-        small = _fits(imm, 8)
-        small[kind == _CHECK] &= _fits(operands[_EXTRA][kind == _CHECK], 8)
-        features: Rows = small * SMALL_IMM | (imm == 0) * NO_IMM | _fits(offset, 8) * SMALL_OFFSET
-        features |= (imm >> 32 == 0) * UNSIGNED_IMM | _fits(imm, 32) * SIGNED_IMM
+        imm = operands[_IMM]
+        features: Rows = _OF_IMM[_IMM_RANGES.searchsorted(imm, "right")]
+        features |= _OF_OFFSET[_OFFSET_RANGES.searchsorted(operands[_OFFSET], "right")]
         features &= self._relevant[kind]
+        checks = (kind == _CHECK).nonzero()[0]
+        if len(checks):
+            # Its bound lies behind the site, and so may be out of the reach of a byte where the site is not.
+            features[checks[operands[_EXTRA, checks] > LARGEST_BYTE]] &= ~SMALL_IMM
         rows = self._fixed[kind].nonzero()[0]
         if len(rows):
             self._add_registers_in_the_way(features, rows, kind[rows], operands)
         padding = (kind == _PADDING).nonzero()[0]
-        features[padding] = imm[padding] << PADDING_BITS
+        if len(padding):
+            features[padding] = imm[padding] << PADDING_BITS
         return features
 
     def _add_registers_in_the_way(
@@ -109,12 +130,6 @@ class X8664:
     def runtime(self) -> Runtime:
         """Make the routines."""
         return runtime()
-
-
-def _fits(value: Rows, bits: int) -> npt.NDArray[np.bool_]:
-    """Mark the numbers that are signed numbers of so many bits."""
-    half = 1 << (bits - 1)
-    return (value >= -half) & (value < half)
 
 
 def _relevant_features(bmi2: bool) -> tuple[Rows, Rows]:

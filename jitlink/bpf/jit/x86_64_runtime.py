@@ -65,10 +65,10 @@ def field(name: str | Operand, within: int = 0, *, size: int = 4) -> Memory:
 @cache
 def runtime() -> Runtime:
     """Write all routines."""
-    return _Routines().write()
+    return Routines().write()
 
 
-class _Routines(Assembler):
+class Routines(Assembler):
     """Writes the routines one behind the other."""
 
     def __init__(self) -> None:
@@ -169,6 +169,9 @@ class _Routines(Assembler):
 
     def _native_helper(self) -> None:
         self._begin("native_helper")
+        # The C function need not keep them, and the helper in Python may have to do with the same ones.
+        for number, register in enumerate(BPF_REGISTERS[:6]):
+            self.store(field("registers", 8 * number), register)
         self.store(field("budget"), BUDGET)
         self.load(R10, Memory(RSP))
         self.store(field("place"), R10)
@@ -176,11 +179,16 @@ class _Routines(Assembler):
         self.call_register(R11)
         self.load(BUDGET, field("budget"))
         self.alu_immediate("cmp", field("status"), Status.RUNNING, 1)
-        self._go("stop", "ne")
+        declined = self.skip("ne")
         self.constant(RDI, POISON)
         for register in BPF_REGISTERS[2:6]:
             self.move(register, RDI)
         self.ret()
+        self.land(declined)
+        for number, register in enumerate(BPF_REGISTERS[:6]):
+            self.load(register, field("registers", 8 * number))
+        self.move_signed(field("status"), Status.RUNNING)
+        self._go("outside")
 
     def _forget(self) -> None:
         self._begin("forget")

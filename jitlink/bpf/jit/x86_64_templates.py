@@ -14,8 +14,8 @@ from jitlink.bpf.jit.abi import FRAME_STRIDE
 from jitlink.bpf.jit.backend import SAVES, Feature, Kind
 from jitlink.bpf.jit.templates import Operand, Reach, Template
 from jitlink.bpf.jit.x86_64_assembler import ALU, R10, R11, RAX, RBP, RCX, RDX, SHIFTS, Assembler, Memory, Register
-from jitlink.bpf.jit.x86_64_runtime import BUDGET, SAVED, field
-from jitlink.bpf.machine import FUNCTION_BASE
+from jitlink.bpf.jit.x86_64_runtime import BPF_REGISTERS, BUDGET, SAVED, field
+from jitlink.bpf.machine import FUNCTION_BASE, POISON
 
 DST, SRC = Operand.DST, Operand.SRC
 
@@ -44,7 +44,7 @@ DIVISIONS = {"div": (6, RAX), "mod": (6, RDX), "sdiv": (7, RAX), "smod": (7, RDX
 
 def template_of(kind: int, features: int, *, bmi2: bool) -> Template:
     """Write the template of a shape. bmi2: whether shifts may take any register as their count."""
-    writer = _Writer(features, bmi2)
+    writer = Writer(features, bmi2)
     if kind < len(FORMS):
         writer.write_form(FORMS[kind])
     else:
@@ -52,8 +52,10 @@ def template_of(kind: int, features: int, *, bmi2: bool) -> Template:
     return writer
 
 
-class _Writer(Assembler):
-    """Writes the template of one shape."""
+class Writer(Assembler):
+    """Writes the template of one shape. FRAME_DISTANCE: bytes from the end of one frame to that of the next."""
+
+    FRAME_DISTANCE = FRAME_STRIDE
 
     def __init__(self, features: int, bmi2: bool) -> None:
         super().__init__()
@@ -114,6 +116,8 @@ class _Writer(Assembler):
             case Kind.NATIVE_HELPER:
                 self.address_outside(R11)
                 self.call(Reach.RUNTIME, "native_helper")
+            case Kind.ARRAY_LOOKUP:
+                self._look_up()
             case Kind.PADDING:
                 self.code += bytes.fromhex(NOPS[self.features >> PADDING_BITS])
             case _:
@@ -403,6 +407,23 @@ class _Writer(Assembler):
         self.alu("cmp", R11, field(Operand.EXTRA, size=size))
         self.jump(Reach.COLD, "ae")
 
+    def _look_up(self) -> None:
+        found, poisoned, *others = BPF_REGISTERS[:6]
+        self.op(0x8B, found, Memory(others[0]), False)
+        self.alu_immediate("cmp", found, Operand.IMM, 4, False)
+        beyond = self.skip("ae")
+        self.op(0x69, found, found)
+        self.word(Operand.OFFSET, 4)
+        self.address_outside(R11)
+        self.alu("add", found, R11)
+        inside = self.skip()
+        self.land(beyond)
+        self.constant(found, 0)
+        self.land(inside)
+        self.constant(poisoned, POISON)
+        for register in others:
+            self.move(register, poisoned)
+
     # Control
 
     def _branch(self, form: Form, wide: bool) -> None:
@@ -443,11 +464,15 @@ class _Writer(Assembler):
         beyond = self.skip("ae")
         self.test_bits(R11, 7)
         between = self.skip("ne")
+        self._call_from_table(beyond, between)
+
+    def _call_from_table(self, *beyond: int) -> None:
+        """Call the function that the table has at r11; if there is none, or control comes from beyond, give it away."""
         self.address_of(R10, "table")
         self.load(R10, Memory(R10, 0, index=R11))
         self.test(R10, R10)
         known = self.skip("ne")
-        self.land(beyond, between)
+        self.land(*beyond)
         self.call(Reach.RUNTIME, "outside")
         done = self.skip()
         self.land(known)
@@ -457,7 +482,7 @@ class _Writer(Assembler):
         self.land(done)
 
     def _enter_frame(self) -> list[int]:
-        """Keep what the caller needs and move to the next frame; r10 stays. Returns the registers pushed."""
+        """Keep what the caller needs and move to the next frame. Returns the registers pushed."""
         self.load(R11, field("frame"))
         self.alu("cmp", R11, field("last_frame"))
         self.jump(Reach.COLD, "e")
@@ -467,20 +492,24 @@ class _Writer(Assembler):
             kept.append(RBP)
         for register in kept:
             self.push(register)
+        self._next_frame()
+        return kept
+
+    def _next_frame(self) -> None:
+        """Move frame and r10 on. r11: the end of the active frame."""
         self.address(RBP, Memory(R11, FRAME_STRIDE))
         self.store(field("frame"), RBP)
         if self.has(Feature.CALL_COUNTS):
             self.push_from(field("may_goto"))
             self.load(R11, field("may_goto_limit"))
             self.store(field("may_goto"), R11)
-        return kept
 
     def _leave_frame(self, kept: list[int]) -> None:
         if self.has(Feature.CALL_COUNTS):
             self.pop_to(field("may_goto"))
         for register in reversed(kept):
             self.pop(register)
-        self.alu_immediate("sub", field("frame"), FRAME_STRIDE, 4)
+        self.alu_immediate("sub", field("frame"), self.FRAME_DISTANCE, 4)
         if self.has(Feature.CALL_FORGETS):
             self.alu_immediate("cmp", field("stack_kept"), 0, 1)
             clean = self.skip("e")
