@@ -22,7 +22,7 @@ import numpy as np
 
 from jitlink.arches import FILE_OF
 from jitlink.arches.architecture import Architecture
-from jitlink.columns import Buffer, load_records, zeroed_buffer
+from jitlink.columns import Buffer, load_records
 from jitlink.errors import MalformedInput, UnreadableInput, UnsupportedInput
 from jitlink.escaping import escaped
 from jitlink.formats.archive import Archive, is_archive, read_archive
@@ -278,10 +278,14 @@ def _pooled(contents: list[tuple[str, _Content]]) -> tuple[Buffer, list[Member]]
     for name, content in contents:
         members.append(Member(name, end, content.size))
         end += -(-content.size // ALIGNMENT) * ALIGNMENT
-    pool = zeroed_buffer(end + PADDING)
+    pool = np.empty(end + PADDING, np.uint8)
     view = pool.data
     for (name, content), member in zip(contents, members, strict=True):
-        content.copy_to(view[member.start : member.start + member.size], name)
+        after = member.start + member.size
+        content.copy_to(view[member.start : after], name)
+        pool[after : after + ALIGNMENT] = 0
+    # The null records are read from the end of the pool.
+    pool[end:] = 0
     return pool, members
 
 

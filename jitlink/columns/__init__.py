@@ -1,6 +1,5 @@
 """Columns: tables of NumPy arrays and the verbs that work on them. Imports NumPy only."""
 
-from jitlink.columns.buffers import zeroed_buffer
 from jitlink.columns.rows import (
     NO_ROWS,
     Buffer,
@@ -48,5 +47,4 @@ __all__ = [
     "starts_of",
     "store_records",
     "windows",
-    "zeroed_buffer",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from jitlink.arches.architecture import Architecture
-from jitlink.columns import Buffer, zeroed_buffer
+from jitlink.columns import Buffer
 from jitlink.errors import MemoryRefused
 from jitlink.graph import LinkGraph
 from jitlink.layout import Layout
@@ -28,7 +28,7 @@ def fill_image(graph: LinkGraph, layout: Layout) -> Buffer:
     """
     assert isinstance(graph.target, Architecture)
     try:
-        image = zeroed_buffer(layout.filled)
+        image = np.zeros(layout.filled, np.uint8)
     except MemoryError:
         size = f"{layout.filled:#x} bytes"
         raise MemoryRefused(f"there is no memory for an image of {size}, zero-fill included") from None
