@@ -4,7 +4,7 @@ rte_bpf has a verifier and a one-pass x86-64 back end, without checks at run tim
 refuses loops and goes through every path, so it is given straight code of arithmetic, loads and stores, and a
 parser of one packet. The functions that it makes are called from Python (straight code) or from a loop in C (packets).
 
-ubpf, rbpf and llvmbpf are in no package registry that is asked here; what their authors and others have measured is
+ubpf, rbpf and llvmbpf are not looked for here; what their authors and others have measured is
 quoted in docs/performance.md.
 """
 
