@@ -33,6 +33,7 @@ from jitlink.bpf.machine import FUNCTION_BASE, POISON, Code
 from jitlink.bpf.maps import MapDefinition, Maps, MapType
 from jitlink.columns import NO_ROWS, starts_of
 from jitlink.errors import UsageError
+from jitlink.protection import Protection
 from tests.bpf.machines import machine_of, native_machine, needs_native_code, needs_x86_64, shapes
 
 pytestmark = needs_native_code
@@ -308,7 +309,8 @@ def test_no_page_is_writable_and_executable():
     (image,) = code.made[machine].images.values()
     assert protection_of(image.base) == "r-xp"
     pages = [page for start, size, _ in image.segments for page in range(start, start + size, 1 << 12)]
-    assert {protection_of(page) for page in pages} == {"r-xp", "r--p"}
+    assert {protection_of(page) for page in pages} <= {"r-xp", "r--p"}
+    assert Protection.READ in {protection for _, _, protection in image.segments}
 
 
 # Templates

@@ -17,7 +17,7 @@ from jitlink.bpf.sbpf.memory import HEAP_BYTES, HEAP_START, INPUT_START, PROGRAM
 from jitlink.bpf.sbpf.reader import read_executable
 from jitlink.errors import UsageError
 from jitlink.protection import Protection
-from tests.bpf.machines import needs_native_code
+from tests.bpf.machines import IS_X86_64, needs_native_code
 from tests.bpf.sbpf_files import EXIT, TEXT_AT, build, call, lddw, op
 from tests.bpf.sbpf_machines import BACK_ENDS, machine_of
 from tests.bpf.sbpf_programs import NUMBERS, VERSIONS, assembled, constant, syscall
@@ -217,7 +217,8 @@ def test_no_chosen_constant_is_in_hardened_code(version, value):
     wanted = (value & 0xFFFF_FFFF).to_bytes(4, "little")
     file = build(version, every_use_of(version, value))
     plain, hardened = machine_of("jit", file), machine_of("jit hardened", file, 5)
-    assert wanted in bytes(plain.image.code.code)
+    # Other machines have no immediates of 32 bits, so that even plain code has it in parts.
+    assert wanted in bytes(plain.image.code.code) or not IS_X86_64
     assert wanted not in bytes(hardened.image.code.code)
     results = []
     for machine in (plain, hardened):
