@@ -14,8 +14,9 @@ first program needs it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any, Protocol
 
 from jitlink.bpf.isa import FORMS, Family, Form
 
@@ -65,7 +66,7 @@ TAKEN = {  # operation: whether the branch is taken
 _ARITHMETIC = """
 def make(d, s, k, following, target):
     def {name}(r):
-        r[d] = {value}
+        r[d] = {expression}
         return following
     return {name}
 """
@@ -73,30 +74,54 @@ def make(d, s, k, following, target):
 _BRANCH = """
 def make(d, s, k, following, target):
     def {name}(r):
-        return target if {taken} else following
+        return target if {expression} else following
     return {name}
 """
 
+Maker = Callable[[int, int, int, int, int], Step]
+"""Takes dst and src (register numbers), the immediate as an unsigned number of the form's width, and the indices
+of the following instruction and of the branch target."""
+
+
+class Operands(Protocol):
+    """What of a form its maker depends on, beside the expression: see jitlink.bpf.isa.Form."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def bits(self) -> int: ...
+    @property
+    def from_register(self) -> bool: ...
+
 
 @cache
-def maker(number: int) -> Callable[[int, int, int, int, int], Step]:
-    """Compile the maker of an arithmetic form or a branch.
-
-    number: row of FORMS. The maker takes dst and src (register numbers), the immediate as an
-    unsigned number of the form's width, and the indices of the following instruction and of the
-    branch target.
-    """
+def maker(number: int) -> Maker:
+    """Compile the maker of an arithmetic form or a branch. number: row of FORMS."""
     form = FORMS[number]
-    if form.family is Family.ARITHMETIC:
-        value = VALUES[form.operation]
-        if form.operation not in STAYS_IN_WIDTH:
-            value = f"({value}) & {_mask(form):#x}"
-        source = _ARITHMETIC.format(name=form.name, value=_over_registers(value, form))
-    else:
-        source = _BRANCH.format(name=form.name, taken=_over_registers(TAKEN[form.operation], form))
-    names: dict[str, Callable[..., Step]] = {}
-    # The text comes from the tables above and holds nothing of any program.
-    exec(compile(source, f"<BPF {form.name}>", "exec"), {"quotient": quotient, "remainder": remainder}, names)
+    known = {"quotient": quotient, "remainder": remainder}
+    if form.family is not Family.ARITHMETIC:
+        return branch_maker(form, TAKEN[form.operation], f"<BPF {form.name}>")
+    value = VALUES[form.operation]
+    if form.operation not in STAYS_IN_WIDTH:
+        value = f"({value}) & {_mask(form):#x}"
+    return arithmetic_maker(form, value, f"<BPF {form.name}>", known)
+
+
+def arithmetic_maker(form: Operands, value: str, place: str, known: Mapping[str, Any]) -> Maker:
+    """Compile the maker of a form that gives dst a value. place: for tracebacks; known: names that value may use."""
+    return _compiled(_ARITHMETIC, form, value, place, known)
+
+
+def branch_maker(form: Operands, taken: str, place: str) -> Maker:
+    """Compile the maker of a form that leads to its target where taken is true. place: for tracebacks."""
+    return _compiled(_BRANCH, form, taken, place, {})
+
+
+def _compiled(template: str, form: Operands, expression: str, place: str, known: Mapping[str, Any]) -> Maker:
+    source = template.format(name=form.name, expression=_over_registers(expression, form))
+    names: dict[str, Maker] = {}
+    # The text comes from tables of operations, and holds nothing of any program.
+    exec(compile(source, place, "exec"), dict(known), names)
     return names["make"]
 
 
@@ -112,7 +137,7 @@ def remainder(dividend: int, divisor: int) -> int:
     return -result if dividend < 0 else result
 
 
-def _over_registers(expression: str, form: Form) -> str:
+def _over_registers(expression: str, form: Operands) -> str:
     registers = {"dst": "r[d]", "src": "r[s]" if form.from_register else "k"}
     if form.bits == 32:
         registers = {name: f"({text} & 0xffffffff)" if text != "k" else text for name, text in registers.items()}
