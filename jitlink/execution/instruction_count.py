@@ -29,6 +29,7 @@ class InstructionCount:
             import unicorn
 
             engine.hook_add(unicorn.UC_HOOK_BLOCK, self._on_block)
+            memory.code_readers.append(self._in_block.clear)
 
     def _on_block(self, engine: Any, address: int, size: int, user: Any) -> None:
         key = address, size
@@ -51,10 +52,6 @@ class InstructionCount:
         """Begin again: the call from Python is over."""
         self.left = self.limit or 0
         self.spent = False
-
-    def forget_code(self) -> None:
-        """Code was changed or unmapped: what was decoded is no more."""
-        self._in_block.clear()
 
     @property
     def message(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,17 @@ DATA = Protection.READ | Protection.WRITE
 
 
 class Memory:
-    """Bytes at addresses. Python may read and write all that is mapped, whatever its protection."""
+    """Bytes at addresses. Python may read and write all that is mapped, whatever its protection.
+
+    Attributes: code_readers (called when code is changed or unmapped, for those who keep what they read of it).
+    """
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self._space = AddressSpace()
         self._protected: dict[int, tuple[int, Protection]] = {}
         self._heap = Heap(self._grow)
+        self.code_readers: list[Callable[[], None]] = []
 
     # For everybody
 
@@ -48,8 +53,7 @@ class Memory:
         except self.error as error:
             raise self._unmapped("write", address, len(data)) from error
         if self._is_code(address):
-            # What the CPU has translated is what was there before.
-            self._engine.ctl_flush_tb()
+            self._forget_code()
 
     def read_string(self, address: int, limit: int = LONGEST_STRING) -> bytes:
         """Read up to a NUL, which is left out, or up to limit bytes. Raises EmulationFault."""
@@ -114,7 +118,13 @@ class Memory:
         size, protection = self._protected.pop(address)
         self._engine.mem_unmap(address, size)
         if protection & Protection.EXECUTE:
-            self._engine.ctl_flush_tb()
+            self._forget_code()
+
+    def _forget_code(self) -> None:
+        """Let nobody go by what was there before: what the CPU has translated, and what others have read."""
+        self._engine.ctl_flush_tb()
+        for forget in self.code_readers:
+            forget()
 
     def protection_of(self, address: int) -> Protection:
         """What may be done at an address; NONE where nothing is mapped."""

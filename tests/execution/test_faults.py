@@ -183,3 +183,18 @@ def test_options_that_mean_nothing_are_refused(options):
     """A limit or a stack of nothing is a mistake."""
     with pytest.raises(ValueError, match="must be positive"):
         jitlink.Emulation(**options)
+
+
+def test_the_limit_counts_the_code_that_is_there_now():
+    """Of code that was written over, instructions are counted anew, also where the blocks are as long as before."""
+    many, few = b"\x90" * 32 + b"\xc3", b"\x0f\x1f\x84\x00\0\0\0\0" * 4 + b"\xc3"
+    options = jitlink.Emulation(instruction_limit=16)
+    text = ".text\n.globl f\nf: .byte " + ",".join(map(str, few)) + "\n"
+    with jitlink.load(assemble(text, target="x86_64-linux-gnu"), target="x86_64", emulate=options) as library:
+        function, start = library.function("f", None), library["f"].address
+        function()
+        library.memory.write(start, many)
+        with pytest.raises(InstructionLimit):
+            function()
+        library.memory.write(start, few)
+        function()
