@@ -16,11 +16,9 @@ import numpy.typing as npt
 
 from jitlink.arches.aarch64_fields import ADR21, ADRP21, IMM14, IMM19, IMM26, LO12
 from jitlink.columns import Buffer, Column, Rows, load_records, store_records
-from jitlink.fields import NO_FIELD, WORD16, WORD32, WORD64, Addresses, BitField, Field, Part, bits
+from jitlink.fields import WORD16, WORD32, WORD64, Addresses, BitField, Part, bits
 from jitlink.formulas import (
-    ANY_VALUE,
     IMAGE_BASE,
-    NOTHING,
     SECTION,
     SECTION_NUMBER,
     A,
@@ -29,7 +27,7 @@ from jitlink.formulas import (
     P,
     S,
     Through,
-    Value,
+    kinds_of,
     page,
     signed,
     unsigned,
@@ -78,49 +76,38 @@ SCALES = (LO12, *map(_scaled, range(1, 5)))
 PAGEOFFSET_12L, SECREL_LOW12L = "IMAGE_REL_ARM64_PAGEOFFSET_12L", "IMAGE_REL_ARM64_SECREL_LOW12L"
 
 
-def _kind(
-    name: str,
-    number: int,
-    value: Value = NOTHING,
-    field: Field = NO_FIELD,
-    check: Check = ANY_VALUE,
-    through: Through = Through.DIRECT,
-    reason: str = "",
-) -> Kind:
-    """A row with the name of the specification and the columns of Kind."""
-    name = f"IMAGE_REL_ARM64_{name}"
-    return Kind(name, number, value, field, check, through, reason=reason, format="coff", source=PE_FORMAT)
-
-
 # fmt: off
-COFF_KINDS = [
-    #     name              number  value                  field   check
-    _kind("ABSOLUTE",       0),
-    _kind("ADDR32",         1,      S + A,                 WORD32, unsigned(32)),
-    _kind("ADDR32NB",       2,      S + A - IMAGE_BASE,    WORD32, unsigned(32)),
-    _kind("BRANCH26",       3,      S + A - P,             IMM26,  signed(28, align=4), BRANCH),
-    _kind("PAGEBASE_REL21", 4,      page(S + A) - page(P), ADRP,   signed(33)),
-    _kind("REL21",          5,      S + A - P,             ADR21,  signed(21)),
-    _kind("PAGEOFFSET_12A", 6,      S + A,                 LO12),
-    _kind("PAGEOFFSET_12L", 7,      S + A,                 LO12),
-    _kind("SECREL",         8,      S + A - SECTION,       WORD32, unsigned(32)),
-    _kind("SECREL_LOW12A",  9,      S + A - SECTION,       LO12),
-    _kind("SECREL_HIGH12A", 10,     S + A - SECTION,       HIGH12, unsigned(24)),
-    _kind("SECREL_LOW12L",  11,     S + A - SECTION,       LO12),
-    _kind("TOKEN",          12,     reason=MANAGED),
-    _kind("SECTION",        13,     SECTION_NUMBER + A,    WORD16, unsigned(16)),
-    _kind("ADDR64",         14,     S + A,                 WORD64),
-    _kind("BRANCH19",       15,     S + A - P,             IMM19,  signed(21, align=4), BRANCH),
-    _kind("BRANCH14",       16,     S + A - P,             IMM14,  signed(16, align=4), BRANCH),
-    _kind("REL32",          17,     S + A - (P + 4),       WORD32, signed(32)),
+ROWS = [
+    #    name              number  value                  field   check
+    Kind("ABSOLUTE",       0),
+    Kind("ADDR32",         1,      S + A,                 WORD32, unsigned(32)),
+    Kind("ADDR32NB",       2,      S + A - IMAGE_BASE,    WORD32, unsigned(32)),
+    Kind("BRANCH26",       3,      S + A - P,             IMM26,  signed(28, align=4), BRANCH),
+    Kind("PAGEBASE_REL21", 4,      page(S + A) - page(P), ADRP,   signed(33)),
+    Kind("REL21",          5,      S + A - P,             ADR21,  signed(21)),
+    Kind("PAGEOFFSET_12A", 6,      S + A,                 LO12),
+    Kind("PAGEOFFSET_12L", 7,      S + A,                 LO12),
+    Kind("SECREL",         8,      S + A - SECTION,       WORD32, unsigned(32)),
+    Kind("SECREL_LOW12A",  9,      S + A - SECTION,       LO12),
+    Kind("SECREL_HIGH12A", 10,     S + A - SECTION,       HIGH12, unsigned(24)),
+    Kind("SECREL_LOW12L",  11,     S + A - SECTION,       LO12),
+    Kind("TOKEN",          12,     reason=MANAGED),
+    Kind("SECTION",        13,     SECTION_NUMBER + A,    WORD16, unsigned(16)),
+    Kind("ADDR64",         14,     S + A,                 WORD64),
+    Kind("BRANCH19",       15,     S + A - P,             IMM19,  signed(21, align=4), BRANCH),
+    Kind("BRANCH14",       16,     S + A - P,             IMM14,  signed(16, align=4), BRANCH),
+    Kind("REL32",          17,     S + A - (P + 4),       WORD32, signed(32)),
     # Loads and stores of more than one byte, by the bytes that they move.
     *(
-        _kind(f"{name}, {1 << scale} bytes", -1, value, SCALES[scale], Check(0, 0, 1 << scale))
+        Kind(f"{name}, {1 << scale} bytes", -1, value, SCALES[scale], Check(0, 0, 1 << scale))
         for name, value in (("PAGEOFFSET_12L", S + A), ("SECREL_LOW12L", S + A - SECTION))
         for scale in range(1, len(SCALES))
     ),
 ]
 # fmt: on
+
+COFF_KINDS = kinds_of(ROWS, "IMAGE_REL_ARM64_", "coff", PE_FORMAT)
+"""The rows with the names of the specification."""
 
 INSTRUCTION = np.dtype("<u4")
 OF_VECTOR_128 = 0x0480_0000

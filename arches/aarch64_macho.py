@@ -8,12 +8,10 @@ Source: <mach-o/arm64/reloc.h>; the instructions from the Arm Architecture Refer
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from jitlink.arches.aarch64_fields import ADRP21, IMM26, LO12, LO12_16, LO12_32, LO12_64, LO12_128
 from jitlink.arches.macho import MachORules
 from jitlink.fields import WORD32, WORD64
-from jitlink.formulas import GOT, A, B, Check, G, Kind, P, S, Through, page, signed, unsigned
+from jitlink.formulas import GOT, A, B, Check, G, Kind, P, S, Through, kinds_of, page, signed, unsigned
 
 RELOC_H = "<mach-o/arm64/reloc.h>"
 SLOT = Through.GOT_ENTRY
@@ -61,7 +59,7 @@ ROWS = [
 ]
 # fmt: on
 
-MACHO_KINDS = [replace(row, name=f"ARM64_RELOC_{row.name}", format="macho", source=RELOC_H) for row in ROWS]
+MACHO_KINDS = kinds_of(ROWS, "ARM64_RELOC_", "macho", RELOC_H)
 """The rows with the names of the header."""
 
 # Mask and bits of instructions whose immediate is 0, as far as they matter here.

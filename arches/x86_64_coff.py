@@ -9,20 +9,16 @@ Source: Microsoft PE Format specification, "x64 Processors".
 
 from __future__ import annotations
 
-from jitlink.fields import NO_FIELD, WORD16, WORD32, WORD64, Field, bits
+from jitlink.fields import WORD16, WORD32, WORD64, bits
 from jitlink.formulas import (
-    ANY_VALUE,
     IMAGE_BASE,
-    NOTHING,
     SECTION,
     SECTION_NUMBER,
     A,
-    Check,
     Kind,
     P,
     S,
-    Through,
-    Value,
+    kinds_of,
     signed,
     unsigned,
 )
@@ -34,42 +30,31 @@ SPAN = "it serves span-dependent values of assemblers, which compilers do not wr
 SEVEN_BITS = bits((0, 7, 0), word="u1", signed=False)
 
 
-def _kind(
-    name: str,
-    number: int,
-    value: Value = NOTHING,
-    field: Field = NO_FIELD,
-    check: Check = ANY_VALUE,
-    through: Through = Through.DIRECT,
-    reason: str = "",
-) -> Kind:
-    """A row with the name of the specification and the columns of Kind."""
-    name = f"IMAGE_REL_AMD64_{name}"
-    return Kind(name, number, value, field, check, through, reason=reason, format="coff", source=PE_FORMAT)
-
-
 # fmt: off
-KINDS = [
-    #     name        number  value               field       check
-    _kind("ABSOLUTE", 0),
-    _kind("ADDR64",   1,      S + A,              WORD64),
-    _kind("ADDR32",   2,      S + A,              WORD32,     unsigned(32)),
-    _kind("ADDR32NB", 3,      S + A - IMAGE_BASE, WORD32,     unsigned(32)),
-    _kind("REL32",    4,      S + A - (P + 4),    WORD32,     signed(32)),
-    _kind("REL32_1",  5,      S + A - (P + 5),    WORD32,     signed(32)),
-    _kind("REL32_2",  6,      S + A - (P + 6),    WORD32,     signed(32)),
-    _kind("REL32_3",  7,      S + A - (P + 7),    WORD32,     signed(32)),
-    _kind("REL32_4",  8,      S + A - (P + 8),    WORD32,     signed(32)),
-    _kind("REL32_5",  9,      S + A - (P + 9),    WORD32,     signed(32)),
-    _kind("SECTION",  10,     SECTION_NUMBER + A, WORD16,     unsigned(16)),
-    _kind("SECREL",   11,     S + A - SECTION,    WORD32,     unsigned(32)),
-    _kind("SECREL7",  12,     S + A - SECTION,    SEVEN_BITS, unsigned(7)),
-    _kind("TOKEN",    13,     reason=MANAGED),
-    _kind("SREL32",   14,     reason=SPAN),
-    _kind("PAIR",     15,     reason=SPAN),
-    _kind("SSPAN32",  16,     reason=SPAN),
+ROWS = [
+    #    name        number  value               field       check
+    Kind("ABSOLUTE", 0),
+    Kind("ADDR64",   1,      S + A,              WORD64),
+    Kind("ADDR32",   2,      S + A,              WORD32,     unsigned(32)),
+    Kind("ADDR32NB", 3,      S + A - IMAGE_BASE, WORD32,     unsigned(32)),
+    Kind("REL32",    4,      S + A - (P + 4),    WORD32,     signed(32)),
+    Kind("REL32_1",  5,      S + A - (P + 5),    WORD32,     signed(32)),
+    Kind("REL32_2",  6,      S + A - (P + 6),    WORD32,     signed(32)),
+    Kind("REL32_3",  7,      S + A - (P + 7),    WORD32,     signed(32)),
+    Kind("REL32_4",  8,      S + A - (P + 8),    WORD32,     signed(32)),
+    Kind("REL32_5",  9,      S + A - (P + 9),    WORD32,     signed(32)),
+    Kind("SECTION",  10,     SECTION_NUMBER + A, WORD16,     unsigned(16)),
+    Kind("SECREL",   11,     S + A - SECTION,    WORD32,     unsigned(32)),
+    Kind("SECREL7",  12,     S + A - SECTION,    SEVEN_BITS, unsigned(7)),
+    Kind("TOKEN",    13,     reason=MANAGED),
+    Kind("SREL32",   14,     reason=SPAN),
+    Kind("PAIR",     15,     reason=SPAN),
+    Kind("SSPAN32",  16,     reason=SPAN),
 ]
 # fmt: on
+
+KINDS = kinds_of(ROWS, "IMAGE_REL_AMD64_", "coff", PE_FORMAT)
+"""The rows with the names of the specification."""
 
 REL32 = "IMAGE_REL_AMD64_REL32"
 PC_RELATIVE = (REL32, *(f"{REL32}_{distance}" for distance in range(1, 6)))

@@ -8,11 +8,9 @@ Source: <mach-o/x86_64/reloc.h>, whose comments show what an assembler writes fo
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from jitlink.arches.macho import MachORules
 from jitlink.fields import WORD32, WORD64
-from jitlink.formulas import GOT, A, B, G, Kind, L, P, S, Through, signed, unsigned
+from jitlink.formulas import GOT, A, B, G, Kind, L, P, S, Through, kinds_of, signed, unsigned
 
 RELOC_H = "<mach-o/x86_64/reloc.h>"
 SLOT = Through.GOT_ENTRY
@@ -45,7 +43,7 @@ ROWS = [
 ]
 # fmt: on
 
-KINDS = [replace(row, name=f"X86_64_RELOC_{row.name}", format="macho", source=RELOC_H) for row in ROWS]
+KINDS = kinds_of(ROWS, "X86_64_RELOC_", "macho", RELOC_H)
 """The rows with the names of the header."""
 
 PC_RELATIVE = tuple(f"X86_64_RELOC_{name}" for name in ("SIGNED", "SIGNED_1", "SIGNED_2", "SIGNED_4"))

@@ -36,8 +36,8 @@ Arithmetic is modulo 2**64, on uint64 columns, as the ABI documents have it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -228,6 +228,11 @@ class Kind:
     def applied(self) -> bool:
         """Whether the kind writes anything."""
         return self.field.size > 0
+
+
+def kinds_of(rows: Iterable[Kind], prefix: str, format: str, source: str) -> list[Kind]:
+    """Give rows the names that a specification has for them, behind a prefix, their format and their source."""
+    return [replace(row, name=f"{prefix}{row.name}", format=format, source=source) for row in rows]
 
 
 class KindTable(Sequence[Kind]):

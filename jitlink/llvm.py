@@ -16,7 +16,7 @@ from typing import Any
 
 from jitlink.errors import MalformedInput, MissingExtra
 
-ASSEMBLY = re.compile(r"\basm\b")
+ASSEMBLY = re.compile(rb"\basm\b")
 """In the text of every module with inline assembly, and seldom in another."""
 
 
@@ -27,21 +27,26 @@ def compile_ir(ir: bytes, name: str, *, triple: str | None = None, optimise: int
     module names, with the features of the host's processor if that is the host. optimise: 0 to 3. Raises
     MalformedInput with LLVM's message.
     """
-    binding = _binding()
     try:
-        if ir.startswith((b"BC", b"\xde\xc0\x17\x0b")):
-            module = binding.parse_bitcode(ir)
-        else:
-            module = binding.parse_assembly(ir.decode())
+        module = _parsed(ir)
         module.verify()
         triple = triple or _if_other_machine(module.triple)
         machine = _target_machine(triple, optimise)
     except (RuntimeError, UnicodeDecodeError) as error:
         raise MalformedInput(f"LLVM cannot read it: {str(error).strip()}", input=name) from error
-    text = str(module)
-    if ASSEMBLY.search(text) or (triple and _if_other_machine(triple)):
-        return _compile_apart(text, name, triple, optimise)
+    if (triple and _if_other_machine(triple)) or ASSEMBLY.search(str(module).encode() if _is_bitcode(ir) else ir):
+        return _compile_apart(ir, name, triple, optimise)
     return _emit(module, machine, optimise)
+
+
+def _is_bitcode(ir: bytes) -> bool:
+    return ir.startswith((b"BC", b"\xde\xc0\x17\x0b"))
+
+
+def _parsed(ir: bytes) -> Any:
+    """Parse a module. Raises RuntimeError and UnicodeDecodeError."""
+    binding = _binding()
+    return binding.parse_bitcode(ir) if _is_bitcode(ir) else binding.parse_assembly(ir.decode())
 
 
 def _emit(module: Any, machine: Any, optimise: int) -> bytes:
@@ -56,11 +61,11 @@ def _emit(module: Any, machine: Any, optimise: int) -> bytes:
     return emitted
 
 
-def _compile_apart(text: str, name: str, triple: str | None, optimise: int) -> bytes:
-    """Compile the text of a module in a process of its own. Raises MalformedInput with what LLVM says there."""
+def _compile_apart(ir: bytes, name: str, triple: str | None, optimise: int) -> bytes:
+    """Compile a module in a process of its own. Raises MalformedInput with what LLVM says there."""
     done = subprocess.run(
         [sys.executable, "-m", "jitlink.llvm", triple or "", str(optimise)],
-        input=text.encode(errors="surrogateescape"),
+        input=ir,
         capture_output=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
@@ -104,7 +109,7 @@ def _binding() -> Any:
 def _main() -> None:
     """Compile a module that stands on standard input: what _compile_apart starts."""
     triple, optimise = sys.argv[1] or None, int(sys.argv[2])
-    module = _binding().parse_assembly(sys.stdin.buffer.read().decode(errors="surrogateescape"))
+    module = _parsed(sys.stdin.buffer.read())
     sys.stdout.buffer.write(_emit(module, _target_machine(triple, optimise), optimise))
 
 

@@ -9,7 +9,16 @@ from jitlink.execution.borrowed import Buffer, Loan
 from jitlink.execution.c_types import POINTER, CType, Kind, aggregate, array, integer
 from jitlink.execution.ctypes_values import undeclared as undeclared_by_ctypes
 from jitlink.execution.signatures import Signature
-from jitlink.execution.values import Carrier, Packed, Pointer, VoidCarrier, World, pack_address, pack_pointer
+from jitlink.execution.values import (
+    Carrier,
+    Packed,
+    Pointer,
+    VoidCarrier,
+    World,
+    pack_address,
+    pack_function,
+    pack_pointer,
+)
 
 LONGS = ("long", "unsigned long")
 DIFFERENT = ("long double", "wchar_t", "char16_t", "char32_t")
@@ -203,12 +212,7 @@ class FunctionCarrier:
 
     def pack(self, value: Any, world: World, loan: Loan) -> Packed:
         """The address of emulated code, or of a Python function, which is given one."""
-        address = getattr(value, "address", value)
-        if address is None or isinstance(address, int):
-            return pack_address(address or 0)
-        if not callable(value):
-            raise TypeError(f"a {type(value).__name__} is no function")
-        return pack_address(world.function_address(value, self.types.signature_of(self.declared)))
+        return pack_function(value, world, lambda: self.types.signature_of(self.declared))
 
     def unpack(self, raw: bytes, world: World) -> Any:
         """A callable, or None for a null pointer."""

@@ -10,7 +10,16 @@ from jitlink.errors import UsageError
 from jitlink.execution.borrowed import Loan
 from jitlink.execution.c_types import POINTER, CType, Kind, aggregate, array, integer
 from jitlink.execution.signatures import Signature
-from jitlink.execution.values import Carrier, Packed, Pointer, VoidCarrier, World, pack_address, pack_pointer
+from jitlink.execution.values import (
+    Carrier,
+    Packed,
+    Pointer,
+    VoidCarrier,
+    World,
+    pack_address,
+    pack_function,
+    pack_pointer,
+)
 
 SIMPLE: Any = ctypes.c_int.__mro__[1]
 POINTER_TYPE: Any = ctypes.POINTER(ctypes.c_int).__mro__[1]
@@ -184,12 +193,7 @@ class FunctionCarrier:
 
     def pack(self, value: Any, world: World, loan: Loan) -> Packed:
         """The address of emulated code, or of a Python function, which is given one."""
-        address = getattr(value, "address", value)
-        if address is None or isinstance(address, int):
-            return pack_address(address or 0)
-        if not callable(value):
-            raise TypeError(f"a {type(value).__name__} is no function")
-        return pack_address(world.function_address(value, self.signature))
+        return pack_function(value, world, lambda: self.signature)
 
     def unpack(self, raw: bytes, world: World) -> Any:
         """A callable, or None for a null pointer."""

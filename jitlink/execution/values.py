@@ -129,6 +129,19 @@ def pack_address(address: int) -> bytes:
     return int(address).to_bytes(POINTER_SIZE, "little", signed=address < 0)
 
 
+def pack_function(value: Any, world: World, signature: Callable[[], Any]) -> Packed:
+    """Make a pointer of emulated code, or of a Python function, which is given an address.
+
+    signature: makes that of the function, where it is asked for. Raises TypeError for what is no function.
+    """
+    address = getattr(value, "address", value)
+    if address is None or isinstance(address, int):
+        return pack_address(address or 0)
+    if not callable(value):
+        raise TypeError(f"a {type(value).__name__} is no function")
+    return pack_address(world.function_address(value, signature()))
+
+
 def pack_pointer(value: Any, item: CType | None, loan: Loan) -> Packed | None:
     """Make a pointer of None, an address, what has one, or a buffer; None for anything else.
 

@@ -40,7 +40,7 @@ class LlvmImage:
 
     Attributes: base, end (the numbers of its places: slot + 1 behind base); start (address of its entry 0); enter
     (the routine, as a C function); lookups (none: see jitlink.bpf.jit.images); functions (slots
-    that a call from outside may enter); code; addresses (of the entries, by slot); enter_address.
+    that a call from outside may enter); code; addresses (of the entries, by slot).
     """
 
     def __init__(
@@ -55,7 +55,6 @@ class LlvmImage:
         self.code = Entries(entry, slots)
         self.start = addresses[0]
         self.lookups: dict[int, tuple[int, int]] = {}
-        self.enter_address = enter
         self.enter = ENTER(enter)
         weakref.finalize(self, reservation.release).atexit = False
 

@@ -190,11 +190,6 @@ class LlvmMachine(NativeMachine):
         self.most_inlined = INLINED
         self._bridges: list[Any] = []
 
-    def is_optimised(self, code: Code) -> bool:
-        """Whether runs of a program are in code that LLVM has made."""
-        compiled = self.compiled(code)
-        return isinstance(compiled, LlvmCode) and compiled.optimised
-
     def continue_in(self, code: Code) -> None:
         """Let native code go on with another program, in the frame of the function that it leaves."""
         here: object = self.running[-1][1]
