@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+import numpy.typing as npt
+
 from jitlink.columns import Rows
 
 DEF_CFA, OFFSET, OFFSET_EXTENDED = 0x0C, 0x80, 0x05
@@ -143,9 +146,10 @@ RETURN_ADDRESS = {"x86_64": RIP, "aarch64": LR}
 """The DWARF number of the register that stands for the return address."""
 
 
-def is_indirect(architecture: str, encoding: int) -> bool:
-    """Whether the size of the stack stands in the code of the function."""
-    return architecture == "x86_64" and encoding & 0x0F000000 == X86_64_STACK_INDIRECT
+def is_indirect(architecture: str, encoding: Rows) -> npt.NDArray[np.bool_]:
+    """Whether the size of the stack stands in the code of the function: bool[n] of int64[n]."""
+    found: npt.NDArray[np.bool_] = (encoding & 0x0F000000 == X86_64_STACK_INDIRECT) & (architecture == "x86_64")
+    return found
 
 
 def stack_size_field(encoding: Rows) -> Rows:

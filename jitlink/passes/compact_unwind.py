@@ -112,7 +112,7 @@ def _read(graph: LinkGraph) -> Compact:
 
 def _with_sizes(graph: LinkGraph, encoding: Rows, function: Rows) -> Rows:
     """Put the sizes of frames, which some functions only have in an instruction, above their encodings."""
-    rows = np.array([is_indirect(graph.target.name, each) for each in encoding.tolist()], np.bool_).nonzero()[0]
+    rows = is_indirect(graph.target.name, encoding).nonzero()[0]
     if not len(rows):
         return encoding
     edges, symbols, blocks = graph.edges, graph.symbols, graph.blocks
